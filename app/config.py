@@ -1,0 +1,126 @@
+"""The settings: every one an environment variable `MILEPOST_<NAME>`, all in the README.
+
+A setting is a fact about one installation, never a switch for tests: the clock and the maker of
+ids are handed in by `app.main`. There are fewer than 25, so a new one has to replace a constant
+that operators really do change.
+"""
+
+from datetime import UTC, tzinfo
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024 * 1024
+
+
+def openable(url: str) -> str:
+    """Return `url` if it names a database that Milepost can open, else say which it can."""
+    scheme, _, rest = url.partition("://")
+    sqlite = scheme == "sqlite" and rest.startswith("/") and rest != "/"
+    if sqlite or (scheme == "postgresql" and rest):
+        return url
+    raise ValueError(
+        "expected sqlite:///relative.db, sqlite:////absolute.db"
+        " or postgresql://user:password@host/database"
+    )
+
+
+def absolute(url: str) -> str:
+    """Return `url` without a final slash; it must be absolute, because clients store it."""
+    if not url.startswith(("http://", "https://")) or "?" in url or "#" in url:
+        raise ValueError("expected an absolute http or https address without a query")
+    return url.rstrip("/")
+
+
+def zone(name: str) -> tzinfo:
+    """Return the time zone of that name (`Europe/Berlin`); UTC needs no zone database."""
+    return UTC if name == "UTC" else ZoneInfo(name)
+
+
+def known_zone(name: str) -> str:
+    """Return `name` if this machine's zone database knows it."""
+    try:
+        zone(name)
+    except (ZoneInfoNotFoundError, OSError, ValueError) as unknown:
+        raise ValueError("expected the name of a time zone, such as Europe/Berlin") from unknown
+    return name
+
+
+class Settings(BaseSettings):
+    """The settings of one process: from arguments first, then the environment, then defaults."""
+
+    model_config = SettingsConfigDict(env_prefix="MILEPOST_", frozen=True, extra="forbid")
+
+    database_url: Annotated[
+        str,
+        AfterValidator(openable),
+        Field(
+            description="Database: `sqlite:///relative.db`, `sqlite:////absolute.db`"
+            " or `postgresql://user:password@host/database`"
+        ),
+    ] = "sqlite:///milepost.db"
+    database_connections: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=200,
+            description="PostgreSQL connections of each worker for reads and writes;"
+            " searches have as many of their own",
+        ),
+    ] = 8
+    base_url: Annotated[
+        str,
+        AfterValidator(absolute),
+        Field(description="Address at which clients reach the FHIR API; links begin with it"),
+    ] = "http://127.0.0.1:8000/fhir"
+    host: Annotated[
+        str, Field(min_length=1, description="Address that `milepost serve` listens on")
+    ] = "127.0.0.1"
+    port: Annotated[
+        int, Field(ge=0, le=65535, description="Port that `milepost serve` listens on")
+    ] = 8000
+    workers: Annotated[
+        int, Field(ge=1, le=256, description="Server processes; more than one needs PostgreSQL")
+    ] = 1
+    max_resource_bytes: Annotated[
+        int, Field(ge=1024, description="Largest body of one resource; a larger one is a 413")
+    ] = 16 * MIB
+    max_bundle_bytes: Annotated[
+        int, Field(ge=1024, description="Largest body of a batch or transaction")
+    ] = 64 * MIB
+    page_size: Annotated[
+        int, Field(ge=1, description="Entries on a page where `_count` is absent")
+    ] = 20
+    max_page_size: Annotated[
+        int, Field(ge=1, description="Most entries on a page; a larger `_count` is lowered to it")
+    ] = 1000
+    search_timeout_seconds: Annotated[
+        float, Field(gt=0, le=3600, description="Time after which a search is given up: a 503")
+    ] = 30.0
+    time_zone: Annotated[
+        str,
+        AfterValidator(known_zone),
+        Field(description="Zone of dates and searches that are written without one"),
+    ] = "UTC"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error", "critical"],
+        Field(description="Least severe message that is logged"),
+    ] = "info"
+
+    @model_validator(mode="after")
+    def consistent(self) -> "Settings":
+        """Refuse settings that contradict each other."""
+        if self.page_size > self.max_page_size:
+            raise ValueError("page_size is larger than max_page_size")
+        if self.workers > 1 and self.database_url.startswith("sqlite:"):
+            raise ValueError(
+                "SQLite has one writing process: use PostgreSQL for more than one worker"
+            )
+        return self
+
+    @property
+    def zone(self) -> tzinfo:
+        """The zone of dates and searches that are written without one."""
+        return zone(self.time_zone)

@@ -1,0 +1,68 @@
+"""What both engines offer: where work runs, and how it fails."""
+
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from app.db.statements import Change, Dialect, Row, Statement
+
+T = TypeVar("T")
+
+
+class Unavailable(Exception):
+    """The database cannot take the work now: busy, out of connections, or gone."""
+
+
+class TooSlow(Exception):
+    """A search ran into its time limit."""
+
+
+class Connection(Protocol):
+    """Where statements run: inside one read, one snapshot or one transaction."""
+
+    async def rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Row]:
+        """Return the rows of a statement in its order."""
+
+    async def change(self, changes: Sequence[Change]) -> None:
+        """Apply the changes, one statement a table."""
+
+    async def keys(self, count: int) -> list[int]:
+        """Return `count` fresh resource keys in ascending order."""
+
+    async def systems(self, uris: Iterable[str]) -> Mapping[str, int]:
+        """Return the number of each system, giving new ones a number."""
+
+    async def known_systems(self, uris: Iterable[str]) -> Mapping[str, int]:
+        """Return the number of each system that has one."""
+
+    async def exclusive(self, names: Iterable[str]) -> None:
+        """Wait until no other transaction holds any of these names; hold them until the end."""
+
+
+Work = Callable[[Connection], Coroutine[Any, Any, T]]
+
+
+class Database(Protocol):
+    """One of the two engines."""
+
+    dialect: Dialect
+
+    async def revision(self) -> str:
+        """Return the migration revision of the schema, "" where there is none; needs no `open`."""
+
+    async def open(self) -> None:
+        """Connect."""
+
+    async def close(self) -> None:
+        """Finish what runs and disconnect."""
+
+    async def read(self, work: Work[T]) -> T:
+        """Return the result of a few cheap statements."""
+
+    async def search(self, work: Work[T]) -> T:
+        """Return the result of statements that see one snapshot; raise TooSlow past the limit."""
+
+    async def write(self, work: Work[T]) -> T:
+        """Return the result of `work`, committed as one transaction; on any error nothing stays.
+
+        `work` may run again from its start when PostgreSQL finds a deadlock.
+        """

@@ -1,0 +1,240 @@
+"""PostgreSQL through asyncpg: two small pools, statements prepared once a connection.
+
+Searches have connections of their own, with custom plans, a time limit and no right to write.
+"""
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import asyncpg
+import sqlalchemy as sa
+
+from app.db.engine import TooSlow, Unavailable, Work
+from app.db.statements import (
+    REVISION,
+    Change,
+    Dialect,
+    Row,
+    Statement,
+    arguments,
+    postgresql_change,
+)
+from app.db.tables import KEY_BLOCK
+
+T = TypeVar("T")
+
+ACQUIRE_SECONDS = 5.0
+ATTEMPTS = 5
+RETRY = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+SEARCH_SETTINGS = {"plan_cache_mode": "force_custom_plan", "default_transaction_read_only": "on"}
+
+
+@dataclass(eq=False)
+class PostgresConnection:
+    """One asyncpg connection with the statements it has prepared."""
+
+    raw: asyncpg.Connection
+    database: "PostgresDatabase"
+    prepared: dict[str, Any] = field(default_factory=dict)
+
+    async def rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Row]:
+        return await self.fetch(statement.text, arguments(statement, values))
+
+    async def fetch(self, text: str, arguments: Sequence[Any]) -> Sequence[Row]:
+        prepared = self.prepared.get(text)
+        if prepared is None:
+            prepared = self.prepared[text] = await self.raw.prepare(text)
+        return cast("Sequence[Row]", await prepared.fetch(*arguments))
+
+    async def change(self, changes: Sequence[Change]) -> None:
+        """Apply all changes in one round trip: one statement a table, joined as a WITH query."""
+        used = [change for change in changes if change.rows]
+        if not used:
+            return
+        shape = tuple((c.kind, c.table, c.columns, c.by) for c in used)
+        arguments = [list(column) for c in used for column in zip(*c.rows, strict=True)]
+        await self.fetch(_postgresql_text(shape), arguments)
+
+    async def keys(self, count: int) -> list[int]:
+        free = self.database.free_keys
+        while len(free) < count:
+            blocks = (count - len(free)) // KEY_BLOCK + 1
+            text = "SELECT nextval('resource_key') FROM generate_series(1, $1)"
+            for (first,) in await self.fetch(text, [blocks]):
+                free.extend(range(first, first + KEY_BLOCK))
+        given = free[:count]
+        del free[:count]
+        return sorted(given)
+
+    async def systems(self, uris: Iterable[str]) -> Mapping[str, int]:
+        wanted = sorted(set(uris) - self.database.numbers.keys())
+        if wanted:
+            await self.database.number(wanted)
+        return self.database.numbers
+
+    async def known_systems(self, uris: Iterable[str]) -> Mapping[str, int]:
+        wanted = set(uris) - self.database.numbers.keys()
+        if wanted:
+            text = "SELECT uri, system FROM system_dictionary WHERE uri = ANY($1::text[])"
+            self.database.numbers.update(
+                (uri, number) for uri, number in await self.fetch(text, [list(wanted)])
+            )
+        return self.database.numbers
+
+    async def exclusive(self, names: Iterable[str]) -> None:
+        for name in sorted(set(names)):
+            await self.fetch("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", [name])
+
+
+@functools.lru_cache(1024)
+def _postgresql_text(
+    shape: tuple[tuple[Any, sa.Table, tuple[str, ...], tuple[str, ...]], ...],
+) -> str:
+    parts, first = [], 1
+    for n, (kind, table, columns, by) in enumerate(shape):
+        text = postgresql_change(Change(kind, table, columns, (), by), first)
+        parts.append(f"c{n} AS ({text})")
+        first += len(columns)
+    return f"WITH {', '.join(parts)} SELECT 1"
+
+
+class _Pool:
+    """A last-in first-out pool: the connection used last has the warmest cache."""
+
+    def __init__(self, connect: Callable[[], Awaitable[PostgresConnection]], size: int) -> None:
+        self.connect = connect
+        self.idle: list[PostgresConnection] = []
+        self.places = asyncio.Semaphore(size)
+
+    async def acquire(self) -> PostgresConnection:
+        if self.places.locked():
+            try:
+                await asyncio.wait_for(self.places.acquire(), ACQUIRE_SECONDS)
+            except TimeoutError as error:
+                raise Unavailable("no database connection became free") from error
+        else:
+            await self.places.acquire()
+        while self.idle:
+            connection = self.idle.pop()
+            if not connection.raw.is_closed():
+                return connection
+        try:
+            return await self.connect()
+        except (OSError, asyncpg.PostgresError) as error:
+            self.places.release()
+            raise Unavailable("the database does not answer") from error
+
+    def release(self, connection: PostgresConnection) -> None:
+        if not connection.raw.is_closed():
+            self.idle.append(connection)
+        self.places.release()
+
+    async def close(self) -> None:
+        for connection in self.idle:
+            await connection.raw.close()
+
+
+class PostgresDatabase:
+    """PostgreSQL 13 or later, connected directly or through session pooling."""
+
+    dialect: Dialect = "postgresql"
+
+    def __init__(self, url: str, search_seconds: float, connections: int) -> None:
+        self.url = url
+        self.connections = connections
+        self.search_seconds = search_seconds
+        self.numbers: dict[str, int] = {"": 0}
+        self.free_keys: list[int] = []
+
+    async def revision(self) -> str:
+        connection = await self._connect({})
+        try:
+            found = await connection.raw.fetchval(REVISION)
+        except asyncpg.UndefinedTableError:
+            return ""
+        finally:
+            await connection.raw.close()
+        return str(found or "")
+
+    async def open(self) -> None:
+        limit = {"statement_timeout": f"{int(self.search_seconds * 1000)}"}
+        self.records = _Pool(lambda: self._connect({}), self.connections)
+        self.searches = _Pool(lambda: self._connect({**SEARCH_SETTINGS, **limit}), self.connections)
+        self.numbering = asyncio.Lock()
+        self.numberer = await self._connect({})
+        text = "SELECT uri, system FROM system_dictionary"
+        self.numbers.update((uri, n) for uri, n in await self.numberer.fetch(text, []))
+
+    async def close(self) -> None:
+        await self.numberer.raw.close()
+        await self.records.close()
+        await self.searches.close()
+
+    async def _connect(self, settings: Mapping[str, str]) -> PostgresConnection:
+        raw = await asyncpg.connect(
+            self.url,
+            statement_cache_size=0,
+            server_settings={"jit": "off", "random_page_cost": "1.1", **settings},
+        )
+        return PostgresConnection(raw, self)
+
+    async def number(self, uris: Sequence[str]) -> None:
+        """Give systems their numbers in a transaction of its own, so that no rollback takes one."""
+        async with self.numbering:
+            await self.numberer.fetch(
+                "INSERT INTO system_dictionary (uri) SELECT unnest($1::text[])"
+                " ON CONFLICT DO NOTHING",
+                [list(uris)],
+            )
+            await self.numberer.known_systems(uris)
+
+    async def read(self, work: Work[T]) -> T:
+        connection = await self.records.acquire()
+        try:
+            return await work(connection)
+        finally:
+            self.records.release(connection)
+
+    async def search(self, work: Work[T]) -> T:
+        connection = await self.searches.acquire()
+        try:
+            await connection.raw.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            return await work(connection)
+        except asyncpg.QueryCanceledError as error:
+            raise TooSlow(f"stopped after {self.search_seconds:g} s") from error
+        finally:
+            await self._end(connection, "ROLLBACK")
+            self.searches.release(connection)
+
+    async def write(self, work: Work[T]) -> T:
+        connection = await self.records.acquire()
+        try:
+            for attempt in range(ATTEMPTS):
+                try:
+                    return await self._transaction(connection, work)
+                except RETRY:
+                    if attempt == ATTEMPTS - 1:
+                        raise Unavailable("the same rows are written by too many") from None
+            raise AssertionError
+        finally:
+            self.records.release(connection)
+
+    async def _transaction(self, connection: PostgresConnection, work: Work[T]) -> T:
+        await connection.raw.execute("BEGIN")
+        try:
+            found = await work(connection)
+            await connection.raw.execute("COMMIT")
+        except BaseException:
+            await self._end(connection, "ROLLBACK")
+            raise
+        return found
+
+    async def _end(self, connection: PostgresConnection, how: str) -> None:
+        """End the transaction; a connection on which that fails is not used again."""
+        try:
+            await connection.raw.execute(how)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            connection.raw.terminate()

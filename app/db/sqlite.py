@@ -1,0 +1,311 @@
+"""SQLite in WAL mode: reads in the loop, searches on reader threads, writes on one writer thread.
+
+https://www.sqlite.org/wal.html
+
+Theory of operation. SQLite's calls never wait for the event loop, so a thread can drive the same
+coroutine that PostgreSQL awaits to its end (`drive`). The writer thread runs whole transactions,
+each in a savepoint, and commits those that queued up meanwhile together; nobody is answered
+before the commit.
+"""
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import sqlalchemy as sa
+
+from app.db.engine import TooSlow, Unavailable, Work
+from app.db.statements import REVISION, Change, Dialect, Row, Statement, arguments, sqlite_change
+
+T = TypeVar("T")
+
+SQLITE_OLDEST = (3, 35, 0)
+BUSY_SECONDS = 5.0
+GROUP_SIZE = 64
+GROUP_SECONDS = 0.002
+READERS = 4
+PROGRESS_STEPS = 10_000
+SYSTEMS = "SELECT uri, system FROM system_dictionary WHERE uri IN (SELECT value FROM json_each(?))"
+
+
+def drive(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits to its end, on this thread, and return its result."""
+    try:
+        while True:
+            if work.send(None) is not None:
+                work.throw(RuntimeError("work on SQLite must not wait for the event loop"))
+    except StopIteration as done:
+        return cast("T", done.value)
+
+
+def _busy(error: sqlite3.OperationalError) -> bool:
+    return error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+class SqliteConnection:
+    """One standard library connection; its methods are coroutines that never wait."""
+
+    def __init__(self, path: str, numbers: dict[str, int], *, read_only: bool) -> None:
+        mode = "ro" if read_only else "rw"
+        self.raw = sqlite3.connect(
+            f"file:{path}?mode={mode}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=512,
+        )
+        self.raw.execute("PRAGMA busy_timeout = 0")
+        self.raw.execute("PRAGMA cache_size = -32768")
+        if not read_only:
+            self.raw.execute("PRAGMA journal_mode = WAL")
+            self.raw.execute("PRAGMA synchronous = FULL")
+            self.raw.create_function("current_xid", 0, lambda: self.xid)
+            self.raw.create_function("next_seq", 0, self._next_seq)
+        self.numbers = numbers
+        self.fresh: dict[str, int] = {}
+        self.xid = self.seq = self.key = 0
+
+    def _next_seq(self) -> int:
+        self.seq += 1
+        return self.seq
+
+    async def rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Row]:
+        given = [
+            json.dumps(value) if isinstance(value, list) else value
+            for value in arguments(statement, values)
+        ]
+        return self.raw.execute(statement.text, given).fetchall()
+
+    async def change(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if change.rows:
+                self.raw.executemany(change_text(change), change.rows)
+
+    async def keys(self, count: int) -> list[int]:
+        first = self.key + 1
+        self.key += count
+        return list(range(first, first + count))
+
+    async def systems(self, uris: Iterable[str]) -> Mapping[str, int]:
+        wanted = set(uris) - self.numbers.keys() - self.fresh.keys()
+        if wanted:
+            self.raw.executemany(
+                "INSERT OR IGNORE INTO system_dictionary (uri) VALUES (?)",
+                [(uri,) for uri in sorted(wanted)],
+            )
+            self.fresh.update(self.raw.execute(SYSTEMS, [json.dumps(list(wanted))]).fetchall())
+        return {**self.numbers, **self.fresh} if self.fresh else self.numbers
+
+    async def known_systems(self, uris: Iterable[str]) -> Mapping[str, int]:
+        wanted = set(uris) - self.numbers.keys()
+        if not wanted:
+            return self.numbers
+        found = self.raw.execute(SYSTEMS, [json.dumps(list(wanted))]).fetchall()
+        return {**self.numbers, **dict(found)}
+
+    async def exclusive(self, names: Iterable[str]) -> None:
+        """Do nothing: the one writer excludes every other transaction."""
+
+    def begin(self) -> None:
+        """Begin the one write transaction, waiting for another process at most BUSY_SECONDS."""
+        give_up = time.monotonic() + BUSY_SECONDS
+        pause = 0.001
+        while True:
+            try:
+                self.raw.execute("BEGIN IMMEDIATE")
+                break
+            except sqlite3.OperationalError as error:
+                if not _busy(error) or time.monotonic() > give_up:
+                    raise Unavailable("the database file is locked by another process") from error
+                time.sleep(pause)
+                pause = min(pause * 2, 0.1)
+        self.key = self.raw.execute("SELECT coalesce(max(key), 0) FROM resource").fetchone()[0]
+        newest = "SELECT xid, seq FROM resource_version ORDER BY xid DESC, seq DESC LIMIT 1"
+        self.xid, self.seq = self.raw.execute(newest).fetchone() or (0, 0)
+
+    def run(self, work: Work[T]) -> T:
+        """Return the result of one transaction inside the open group, or undo it and raise."""
+        self.xid += 1
+        self.raw.execute("SAVEPOINT one")
+        known = dict(self.fresh)
+        try:
+            found = drive(work(self))
+        except BaseException:
+            self.raw.execute("ROLLBACK TO one")
+            self.raw.execute("RELEASE one")
+            self.fresh = known
+            raise
+        self.raw.execute("RELEASE one")
+        return found
+
+    def commit(self) -> None:
+        """Commit the group; numbers of new systems are shared only now."""
+        try:
+            self.raw.execute("COMMIT")
+            self.numbers.update(self.fresh)
+        except BaseException:
+            if self.raw.in_transaction:
+                self.raw.execute("ROLLBACK")
+            raise
+        finally:
+            self.fresh = {}
+
+
+@functools.lru_cache(256)
+def _sqlite_text(kind: Any, table: sa.Table, columns: tuple[str, ...], by: tuple[str, ...]) -> str:
+    return sqlite_change(Change(kind, table, columns, (), by))
+
+
+def change_text(change: Change) -> str:
+    return _sqlite_text(change.kind, change.table, change.columns, change.by)
+
+
+@dataclass(slots=True)
+class _Job:
+    work: Work[Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+    def answer(self) -> None:
+        """Wake the waiting task, on its own loop."""
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+class SqliteDatabase:
+    """SQLite in WAL mode: many readers, one writer, no server."""
+
+    dialect: Dialect = "sqlite"
+
+    def __init__(self, path: str, search_seconds: float) -> None:
+        if sqlite3.sqlite_version_info < SQLITE_OLDEST:
+            raise RuntimeError(f"SQLite {sqlite3.sqlite_version} is older than 3.35")
+        self.path = path
+        self.search_seconds = search_seconds
+        self.numbers: dict[str, int] = {"": 0}
+        self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.local = threading.local()
+
+    async def revision(self) -> str:
+        if not os.path.exists(self.path):
+            return ""
+        with contextlib.closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as raw:
+            try:
+                found = raw.execute(REVISION).fetchone()
+            except sqlite3.OperationalError:
+                return ""
+        return str(found[0]) if found else ""
+
+    async def open(self) -> None:
+        self.reader = SqliteConnection(self.path, self.numbers, read_only=True)
+        rows = self.reader.raw.execute("SELECT uri, system FROM system_dictionary").fetchall()
+        self.numbers.update(rows)
+        self.threads = ThreadPoolExecutor(READERS, "search")
+        self.opened: list[SqliteConnection] = []
+        writer = SqliteConnection(self.path, self.numbers, read_only=False)
+        self.writer = threading.Thread(target=self._write_jobs, args=[writer], daemon=True)
+        self.writer.start()
+
+    async def close(self) -> None:
+        self.jobs.put(None)
+        await asyncio.to_thread(self.writer.join)
+        await asyncio.to_thread(self.threads.shutdown)
+        for connection in (self.reader, *self.opened):
+            connection.raw.close()
+
+    async def read(self, work: Work[T]) -> T:
+        try:
+            return await work(self.reader)
+        except sqlite3.OperationalError as error:
+            if _busy(error):
+                raise Unavailable("the database file is locked") from error
+            raise
+
+    async def search(self, work: Work[T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.threads, self._search, work)
+
+    def _search(self, work: Work[T]) -> T:
+        connection: SqliteConnection | None = getattr(self.local, "connection", None)
+        if connection is None:
+            connection = SqliteConnection(self.path, self.numbers, read_only=True)
+            self.local.connection = connection
+            self.opened.append(connection)
+        deadline = time.monotonic() + self.search_seconds
+        connection.raw.set_progress_handler(lambda: time.monotonic() > deadline, PROGRESS_STEPS)
+        connection.raw.execute("BEGIN")
+        try:
+            return drive(work(connection))
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                raise TooSlow(f"stopped after {self.search_seconds:g} s") from error
+            raise
+        finally:
+            connection.raw.set_progress_handler(None, 0)
+            connection.raw.execute("ROLLBACK")
+
+    async def write(self, work: Work[T]) -> T:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self.jobs.put(_Job(work, loop, future))
+        return await future
+
+    def _write_jobs(self, connection: SqliteConnection) -> None:
+        """Run jobs in order: whole transactions, those that wait together in one commit."""
+        while (job := self.jobs.get()) is not None:
+            group = [job]
+            try:
+                connection.begin()
+                self._group(connection, group)
+                connection.commit()
+            except BaseException as error:
+                for one in group:
+                    one.error = one.error or error
+            for loop in {one.loop for one in group}:
+                mine = [one for one in group if one.loop is loop]
+                with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
+                    loop.call_soon_threadsafe(_answer_all, mine)
+        connection.raw.close()
+
+    def _group(self, connection: SqliteConnection, group: list[_Job]) -> None:
+        """Run the first job, and those that queue up, into the open transaction."""
+        until = time.monotonic() + GROUP_SECONDS
+        job = group[0]
+        while True:
+            try:
+                job.result = connection.run(job.work)
+            except BaseException as error:
+                job.error = error
+                if not connection.raw.in_transaction:
+                    raise
+            if len(group) == GROUP_SIZE or time.monotonic() > until:
+                return
+            try:
+                following = self.jobs.get_nowait()
+            except queue.Empty:
+                return
+            if following is None:
+                self.jobs.put(None)
+                return
+            job = following
+            group.append(job)
+
+
+def _answer_all(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.answer()

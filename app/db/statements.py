@@ -1,0 +1,169 @@
+"""Statements: what is asked of a database, and how each dialect writes it.
+
+SQLAlchemy writes SELECTs, once for each shape; bulk changes are written here, because one text
+has to serve any number of rows: executemany on SQLite, arrays on PostgreSQL.
+
+Rule: a list parameter is one array (PostgreSQL) or one JSON text (SQLite), so that a statement's
+text never depends on its values.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+
+Row = Sequence[Any]
+Dialect = Literal["sqlite", "postgresql"]
+REVISION = "SELECT version_num FROM alembic_version"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL text with positional parameters, the names of its parameters in order, and constants.
+
+    `constants` are the values that SQLAlchemy itself passes as parameters, such as OFFSET 0.
+    """
+
+    text: str
+    names: tuple[str, ...]
+    constants: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Rows to insert, delete or update in one table, as one statement.
+
+    `add` skips rows that are there already; `update` and `delete` find their row by `by`.
+    """
+
+    kind: Literal["insert", "add", "update", "delete"]
+    table: sa.Table
+    columns: tuple[str, ...]
+    rows: Sequence[Row]
+    by: tuple[str, ...] = ("key",)
+
+
+class among(sa.ColumnElement[bool]):
+    """`column` equals one of the values in the list parameter `name`."""
+
+    inherit_cache = True
+    type = sa.Boolean()
+    _is_implicitly_boolean = True
+
+    def __init__(self, column: sa.ColumnElement[Any], name: str) -> None:
+        self.column = column
+        self.name = name
+
+
+def _plain(kind: Any) -> Any:
+    """Return a column's type without collation, as an array parameter is cast to it."""
+    return sa.Text() if isinstance(kind, sa.Text) else kind
+
+
+@compiles(among, "postgresql")
+def _among_postgresql(element: among, compiler: SQLCompiler, **kw: Any) -> str:
+    array = sa.bindparam(element.name, type_=postgresql.ARRAY(_plain(element.column.type)))
+    return f"{compiler.process(element.column, **kw)} = ANY({compiler.process(array, **kw)})"
+
+
+@compiles(among, "sqlite")
+def _among_sqlite(element: among, compiler: SQLCompiler, **kw: Any) -> str:
+    text = sa.bindparam(element.name, type_=sa.Text())
+    column = compiler.process(element.column, **kw)
+    return f"{column} IN (SELECT value FROM json_each({compiler.process(text, **kw)}))"
+
+
+_DIALECTS: dict[Dialect, Any] = {
+    "sqlite": sqlite.dialect(paramstyle="qmark"),
+    "postgresql": asyncpg_dialect(),  # type: ignore[no-untyped-call]
+}
+
+
+def statement(clause: sa.ClauseElement, dialect: Dialect) -> Statement:
+    """Return the SQL text of a Core statement in a dialect, and the order of its parameters."""
+    compiled = cast("SQLCompiler", clause.compile(dialect=_DIALECTS[dialect]))
+    constants = {name: b.value for name, b in compiled.binds.items() if not b.required}
+    return Statement(str(compiled), tuple(compiled.positiontup or ()), constants)
+
+
+def arguments(statement: Statement, values: Mapping[str, Any]) -> list[Any]:
+    """Return the values of a statement's parameters in their order."""
+    known = statement.constants
+    return [known[name] if name in known else values[name] for name in statement.names]
+
+
+def _generated(change: Change, dialect: Dialect) -> Mapping[str, str]:
+    if change.kind != "insert":
+        return {}
+    return cast("Mapping[str, str]", change.table.info.get("generated", {}).get(dialect, {}))
+
+
+def sqlite_change(change: Change) -> str:
+    """Return the statement that applies a change to one row, for executemany."""
+    table, columns = change.table.name, change.columns
+    generated = _generated(change, "sqlite")
+    if change.kind in {"insert", "add"}:
+        skip = " OR IGNORE" if change.kind == "add" else ""
+        marks = [*("?" for _ in columns), *generated.values()]
+        return (
+            f"INSERT{skip} INTO {table} ({', '.join([*columns, *generated])})"
+            f" VALUES ({', '.join(marks)})"
+        )
+    where = " AND ".join(f"{name} = ?{columns.index(name) + 1}" for name in change.by)
+    if change.kind == "delete":
+        return f"DELETE FROM {table} WHERE {where}"
+    sets = ", ".join(f"{name} = ?{n}" for n, name in enumerate(columns, 1) if name not in change.by)
+    return f"UPDATE {table} SET {sets} WHERE {where}"
+
+
+def postgresql_change(change: Change, first: int) -> str:
+    """Return the statement that applies a change, its array parameters numbered from `first`."""
+    table, columns = change.table.name, change.columns
+    spell = _DIALECTS["postgresql"].type_compiler_instance.process
+    types = [spell(_plain(change.table.c[column].type)) for column in columns]
+    arrays = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(types, first))
+    rows = f"unnest({arrays}) AS n({', '.join(columns)})"
+    generated = _generated(change, "postgresql")
+    if change.kind in {"insert", "add"}:
+        skip = " ON CONFLICT DO NOTHING" if change.kind == "add" else ""
+        return (
+            f"INSERT INTO {table} ({', '.join([*columns, *generated])})"
+            f" SELECT {', '.join([*(f'n.{c}' for c in columns), *generated.values()])}"
+            f" FROM {rows}{skip}"
+        )
+    where = " AND ".join(f"t.{name} = n.{name}" for name in change.by)
+    if change.kind == "delete":
+        return f"DELETE FROM {table} t USING {rows} WHERE {where}"
+    sets = ", ".join(f"{name} = n.{name}" for name in columns if name not in change.by)
+    return f"UPDATE {table} t SET {sets} FROM {rows} WHERE {where}"
+
+
+_PAIRS: dict[Dialect, tuple[str, tuple[str, ...]]] = {
+    "sqlite": (
+        "(SELECT json_extract(value, '$[0]') AS type, json_extract(value, '$[1]') AS id"
+        " FROM json_each(?))",
+        ("pairs",),
+    ),
+    "postgresql": ("unnest($1::smallint[], $2::text[])", ("types", "ids")),
+}
+
+
+def identify(dialect: Dialect, *, lock: bool) -> Statement:
+    """Return the statement that finds resource rows by (type, id), and may lock them in key order.
+
+    Parameters: `pairs` as [[type, id], ...] on SQLite, `types` and `ids` on PostgreSQL. Columns:
+    type, id, key, version, state, updated, hash, manifest, owner.
+    """
+    rows, names = _PAIRS[dialect]
+    order = " ORDER BY r.key FOR UPDATE OF r" if lock and dialect == "postgresql" else ""
+    return Statement(
+        "SELECT r.type, r.id, r.key, r.version, r.state, r.updated, r.hash, r.manifest, r.owner"
+        f" FROM {rows} AS w{'(type, id)' if dialect == 'postgresql' else ''}"
+        f" JOIN resource r ON r.type = w.type AND r.id = w.id{order}",
+        names,
+    )

@@ -1,0 +1,176 @@
+"""The tables: one SQLAlchemy definition for both dialects, and the only DDL besides migrations.
+
+Every reference between resources is the integer key of its target; every search parameter is a
+row in an index table, whose primary key in value order is the index itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+Text = sa.Text().with_variant(sa.TEXT(collation="C"), "postgresql")
+Bytes = sa.LargeBinary()
+Float: sa.Double[float] = sa.Double()
+Small = sa.SmallInteger()
+Int = sa.Integer()
+
+LIVE = "state = 1"
+
+
+def _column(name: str, kind: Any) -> sa.Column[Any]:
+    return sa.Column(name, kind, nullable=False)
+
+
+def _index_table(
+    name: str, columns: Mapping[str, Any], order: Sequence[str], include: Sequence[str] = ()
+) -> sa.Table:
+    """Return an index table: its primary key in value order is the index (SQLite: is the table)."""
+    return sa.Table(
+        name,
+        metadata,
+        *[_column(column, kind) for column, kind in columns.items()],
+        sa.PrimaryKeyConstraint(*order, postgresql_include=list(include), name=f"{name}_pkey"),
+        sqlite_with_rowid=False,
+    )
+
+
+resource = sa.Table(
+    "resource",
+    metadata,
+    sa.Column("key", Key, primary_key=True, autoincrement=False),
+    _column("owner", Key),  # the Patient this belongs to alone, else 0
+    _column("updated", Key),  # microseconds
+    _column("occurred", Key),  # microseconds: the primary clinical date, 0 if it has none
+    _column("labels", Key),  # security-label bits
+    _column("present", Key),  # one bit a search parameter that has a value
+    _column("version", Int),
+    _column("type", Small),
+    _column("state", Small),  # 0 phantom, 1 live, 2 deleted
+    _column("id", Text),
+    _column("hash", Bytes),  # of the content without versionId and lastUpdated
+    _column("manifest", Bytes),  # the index rows of the current version
+    sa.UniqueConstraint("type", "id", name="resource_type_id"),
+)
+for _name, _keys in {
+    "resource_live": ("type", "key"),
+    "resource_updated": ("type", "updated", "key"),
+    "resource_owner": ("owner", "type", "occurred", "key"),
+}.items():
+    sa.Index(
+        _name,
+        *[resource.c[key] for key in _keys],
+        postgresql_where=sa.text(LIVE),
+        sqlite_where=sa.text(LIVE),
+    )
+
+resource_version = sa.Table(
+    "resource_version",
+    metadata,
+    sa.Column("key", Key, primary_key=True, autoincrement=False),
+    sa.Column("version", Int, primary_key=True, autoincrement=False),
+    _column("owner", Key),
+    _column("labels", Key),
+    _column("updated", Key),
+    _column("seq", Key),
+    _column("xid", Key),
+    _column("type", Small),
+    _column("op", Small),  # 1 create, 2 update, 3 delete
+    _column("body", Bytes),
+    sa.Index("resource_version_feed", "xid", "seq"),
+    sa.Index("resource_version_type_feed", "type", "xid", "seq"),
+    # Columns that the statement itself fills: commit order is (xid, seq), see storage.md section 4
+    info={
+        "generated": {
+            "postgresql": {
+                "xid": "pg_current_xact_id()::text::bigint",
+                "seq": "nextval('version_seq')",
+            },
+            "sqlite": {"xid": "current_xid()", "seq": "next_seq()"},
+        }
+    },
+)
+version_seq = sa.Sequence("version_seq", metadata=metadata)
+resource_key = sa.Sequence("resource_key", increment=1000, metadata=metadata)
+
+KEY_BLOCK = 1000
+
+# key before system: most codes live in one system, so `code=X` without a system still walks the
+# index in key order (docs/decisions.md)
+index_token = _index_table(
+    "index_token",
+    {"key": Key, "owner": Key, "param": Int, "system": Int, "code": Text},
+    ("param", "code", "key", "system"),
+    ("owner",),
+)
+index_reference = _index_table(
+    "index_reference",
+    {"key": Key, "owner": Key, "target": Key, "param": Int},
+    ("param", "target", "key"),
+    ("owner",),
+)
+index_date = _index_table(
+    "index_date",
+    {"key": Key, "owner": Key, "lo": Key, "hi": Key, "param": Int, "long": Small},
+    ("param", "long", "lo", "key", "hi"),
+    ("owner",),
+)
+index_quantity = _index_table(
+    "index_quantity",
+    {"key": Key, "owner": Key, "lo": Float, "hi": Float, "param": Int, "unit": Int, "code": Text},
+    ("param", "code", "lo", "key", "unit", "hi"),
+    ("owner",),
+)
+index_string = _index_table(
+    "index_string",
+    {"key": Key, "owner": Key, "param": Int, "norm": Text, "exact": Text},
+    ("param", "norm", "key", "exact"),
+    ("owner",),
+)
+index_uri = _index_table(
+    "index_uri",
+    {"key": Key, "param": Int, "uri": Text, "version": Text},
+    ("param", "uri", "key", "version"),
+)
+compartment = _index_table(
+    "compartment",
+    {"key": Key, "comp": Key, "type": Small, "occurred": Key},
+    ("comp", "type", "occurred", "key"),
+)
+for _table, _keys in (
+    (index_token, ("key", "param", "code", "system")),
+    (index_reference, ("key", "param", "target")),
+    (index_date, ("key", "param", "lo", "hi")),
+    (index_quantity, ("key", "param", "code", "lo", "hi", "unit")),
+    (index_string, ("key", "param", "norm")),
+    (index_uri, ("key", "param", "uri")),
+    (compartment, ("key", "comp")),
+):
+    sa.Index(f"{_table.name}_key", *[_table.c[key] for key in _keys])
+
+param_dictionary = sa.Table(
+    "param_dictionary",
+    metadata,
+    sa.Column("param", Int, sa.Identity(), primary_key=True),
+    _column("type", Small),
+    _column("code", Text),
+    _column("variant", Text),
+    _column("bit", Small),
+    sa.UniqueConstraint("type", "code", "variant", name="param_dictionary_code"),
+)
+system_dictionary = sa.Table(
+    "system_dictionary",
+    metadata,
+    sa.Column("system", Int, sa.Identity(), primary_key=True),
+    _column("uri", Text),
+    sa.UniqueConstraint("uri", name="system_dictionary_uri"),
+)
+secret = sa.Table(
+    "secret",
+    metadata,
+    sa.Column("name", Text, primary_key=True),
+    _column("value", Bytes),
+)

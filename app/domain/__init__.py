@@ -1,0 +1,1 @@
+"""What Milepost knows of intensive outpatient programs: rules and operations come to live here."""

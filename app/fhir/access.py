@@ -1,0 +1,48 @@
+"""Who is calling, and what a caller may see: a query tree for each type and right.
+
+A `Policy` is data that `sql` compiles into every statement: `visible()` puts it beside every
+mention of a resource. Scopes, consent and compartments become such trees (docs/decisions.md).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Literal
+
+from app.fhir.query import All, Query
+
+Right = Literal["create", "read", "update", "delete", "search"]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What may be seen: the tree of a (type, right), else `otherwise`.
+
+    What the tree does not find does not exist for the caller: it is no 403 but a 404, and it is
+    missing from totals, pages and history.
+    """
+
+    trees: Mapping[tuple[str, Right], Query] = field(default_factory=dict)
+    otherwise: Query = field(default_factory=All)
+
+    def of(self, type: str, right: Right) -> Query:
+        """Return the tree that resources of `type` must satisfy under `right`."""
+        return self.trees.get((type, right), self.otherwise)
+
+    def digest(self) -> str:
+        """Return a short text that differs between policies: a cursor is bound to it."""
+        rows = sorted((*key, repr(tree)) for key, tree in self.trees.items())
+        return sha256(repr((rows, self.otherwise)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking, and under which policy."""
+
+    name: str
+    policy: Policy
+
+
+EVERYTHING = Policy()
+SYSTEM = Caller("system", EVERYTHING)
+ANYONE = Caller("anyone", EVERYTHING)

@@ -1,0 +1,316 @@
+"""Bundle algebra: requests out of a Bundle, links rewritten, answers put together. All pure.
+
+https://hl7.org/fhir/R4/bundle.html
+https://hl7.org/fhir/R4/http.html#transaction
+
+A Bundle is cut into its entries without decoding the resources (`plan`), links between entries are
+rewritten in the bytes (`Links`), and pages are joined from stored bytes (`searchset`, `history`):
+a resource is decoded once on its way in, and not at all on its way out.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.fhir.definitions import Definitions
+from app.fhir.errors import FhirError, Issue, refused
+from app.fhir.interaction import Interaction, Pairs, Reply, Route, parse_query, route
+from app.fhir.query import unparse
+from app.fhir.values import parse_reference
+from app.fhir.wire import Resource, decode, encode, fields, items, join
+
+# http.html#trules: the order in which a transaction is processed
+ORDER = {"delete": 0, "create": 1, "update": 2}
+READS = 3
+
+REFERENCE = re.compile(rb'("reference":")([^"\\]+)"')
+LINK = re.compile(rb'"((?:urn:|https?://)[^"\\]+)"')
+IN_NARRATIVE = re.compile(r"""((?:href|src)\s*=\s*["'])([^"']+)(["'])""")
+
+# http.html#transaction: links are replaced in elements of these types (canonical is not one)
+LINK_TYPES = frozenset({"uri", "url", "oid", "uuid"})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One request of a batch or transaction: its place, its identity in the Bundle, and itself."""
+
+    place: str
+    full_url: str
+    interaction: Interaction
+
+
+def plan(raw: bytes, definitions: Definitions, base_url: str) -> tuple[str, list[Entry]]:
+    """Return "batch" or "transaction", and the entries of a compact Bundle in their order.
+
+    Raises a FhirError that names every entry without a proper request (bundle.html, bdl-3).
+    """
+    found = fields(raw)
+    kind = decode(b'{"type":' + found.get("type", b"null") + b"}")["type"]
+    if kind not in ("batch", "transaction"):
+        text = "Only a Bundle of type batch or transaction can be posted here"
+        raise FhirError([Issue("error", "value", text, "Bundle.type")], 400)
+    entries: list[Entry] = []
+    issues: list[Issue] = []
+    for n, cut in enumerate(items(found.get("entry", b"[]"))):
+        place = f"Bundle.entry[{n}]"
+        try:
+            entries.append(_entry(place, cut, definitions, base_url))
+        except FhirError as error:
+            issues += [issue.under(place) for issue in error.issues]
+    if issues:
+        raise FhirError(issues, 400)
+    return str(kind), entries
+
+
+def envelope(raw: bytes) -> Resource:
+    """Return a compact Bundle decoded, without the resources in its entries."""
+    found = fields(raw)
+    cuts = [fields(cut) for cut in items(found["entry"])] if "entry" in found else []
+    bare = [join({n: v for n, v in cut.items() if n != "resource"}) for cut in cuts]
+    return decode(join({**found, "entry": b"[" + b",".join(bare) + b"]"} if bare else found))
+
+
+def _entry(place: str, cut: bytes, definitions: Definitions, base_url: str) -> Entry:
+    parts = fields(cut)
+    asked = decode(parts["request"]) if "request" in parts else {}
+    method, url = asked.get("method"), asked.get("url")
+    if not isinstance(method, str) or not isinstance(url, str):
+        raise refused("required", "An entry needs a request with method and url", "request")
+    full_url = decode(b'{"fullUrl":' + parts.get("fullUrl", b'""') + b"}")["fullUrl"]
+    path, _, query = url.removeprefix(base_url).lstrip("/").partition("?")
+    found, type, id, version = route(method, path, definitions.type_numbers)
+    _check_request(found, query, parts)
+    interaction = Interaction(
+        code=found.code,
+        type=type,
+        id=id,
+        version=version,
+        pairs=parse_query(query),
+        body=parts.get("resource", b""),
+        if_match=str(asked.get("ifMatch", "")),
+        if_none_match=str(asked.get("ifNoneMatch", "")),
+        if_none_exist=str(asked.get("ifNoneExist", "")),
+        url=url,
+    )
+    return Entry(place, str(full_url), interaction)
+
+
+def _check_request(found: Route, query: str, parts: Mapping[str, bytes]) -> None:
+    if found.code in ("batch", "capabilities"):
+        raise refused("not-supported", "This interaction cannot be part of a Bundle", "request.url")
+    if query and found.writes:
+        text = "Conditional update and delete are not supported"
+        raise refused("not-supported", text, "request.url")
+    if found.code in ("create", "update") and "resource" not in parts:
+        raise refused("required", "This request needs a resource", "resource")
+
+
+def in_order(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the entries as a transaction processes them: DELETE, POST, PUT, then GET."""
+    return sorted(entries, key=lambda e: ORDER.get(e.interaction.code, READS))
+
+
+def check_identities(identities: Iterable[tuple[str, str, str]]) -> None:
+    """Refuse a transaction that writes one resource twice: (place, type, id) (http.html#trules)."""
+    seen: dict[tuple[str, str], str] = {}
+    for place, type, id in identities:
+        if (first := seen.setdefault((type, id), place)) != place:
+            text = f"This writes {type}/{id}, as {first} does"
+            raise FhirError([Issue("error", "invalid", text, place)], 400)
+
+
+# --- links -------------------------------------------------------------------------------------
+
+
+def references(raw: bytes) -> Iterator[str]:
+    """Yield the text of each Reference.reference in a compact resource."""
+    for found in REFERENCE.finditer(raw):
+        yield found[2].decode()
+
+
+def conditional(reference: str) -> bool:
+    """Return whether a reference is a search, `Type?parameters` (http.html#transaction)."""
+    return "?" in reference and not reference.startswith(("http://", "https://", "urn:", "#"))
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """What every link of a transaction becomes: fullUrl or conditional reference -> `Type/id`."""
+
+    targets: Mapping[str, str]
+    definitions: Definitions
+
+    def rewrite(self, raw: bytes, full_url: str) -> bytes:
+        """Return a compact resource with its links to other entries replaced.
+
+        References are replaced in the bytes. Links elsewhere (uri, url, oid, uuid elements, and
+        href and src in the narrative) are rare, so only a resource that has one is decoded.
+        """
+        if not self.targets:
+            return raw
+        root = _root(full_url)
+
+        def target(found: re.Match[bytes]) -> bytes:
+            link = found[2].decode()
+            absolute = root + link if root and not parse_reference(link, "").url else link
+            known = self.targets.get(link) or self.targets.get(absolute)
+            return found[1] + known.encode() + b'"' if known else found[0]
+
+        raw = REFERENCE.sub(target, raw)
+        if self._has_other_links(raw):
+            resource = decode(raw)
+            if self._walk(resource, str(resource.get("resourceType"))):
+                return encode(resource)
+        return raw
+
+    def _has_other_links(self, raw: bytes) -> bool:
+        if b"<div" in raw and (b"href" in raw or b"src" in raw):
+            return True
+        return any(link[1].decode() in self.targets for link in LINK.finditer(raw))
+
+    def _walk(self, value: Resource, type: str) -> bool:
+        """Replace links in place, element by element; return whether there was one."""
+        structure = self.definitions.structures.get(type)
+        if structure is None:
+            return False
+        changed = False
+        for element in structure.elements:
+            for kind in element.types:
+                name = element.name + kind[0].upper() + kind[1:] if element.choice else element.name
+                if name in value:
+                    changed |= self._replace(value, name, kind)
+        return changed
+
+    def _replace(self, value: Resource, name: str, kind: str) -> bool:
+        held = value[name]
+        if isinstance(held, list):
+            box: Any = dict(enumerate(held))
+            changed = sum(self._replace(box, n, kind) for n in box) > 0
+            if changed:
+                value[name] = list(box.values())
+            return changed
+        if isinstance(held, dict):
+            inner = str(held.get("resourceType")) if kind == "Resource" else kind
+            return self._walk(held, inner)
+        new = held
+        if isinstance(held, str) and kind in LINK_TYPES:
+            new = self.targets.get(held, held)
+        elif isinstance(held, str) and kind == "xhtml":
+            new = IN_NARRATIVE.sub(lambda m: f"{m[1]}{self.targets.get(m[2], m[2])}{m[3]}", held)
+        value[name] = new
+        return bool(new != held)
+
+
+def _root(full_url: str) -> str:
+    """Return the base that relative references of an entry have (bundle.html#references)."""
+    found = parse_reference(full_url, "")
+    if not found.url or not found.type:
+        return ""
+    return full_url.rsplit("/", 2)[0] + "/"
+
+
+# --- answers -----------------------------------------------------------------------------------
+
+
+def _quoted(text: str) -> bytes:
+    return encode(text)
+
+
+def _links(links: Sequence[tuple[str, str]]) -> bytes:
+    rows = [b'{"relation":%b,"url":%b}' % (_quoted(r), _quoted(url)) for r, url in links]
+    return b"[" + b",".join(rows) + b"]"
+
+
+def _bundle(kind: str, parts: Iterable[tuple[str, bytes]], entries: Sequence[bytes]) -> bytes:
+    rows = [("entry", b"[" + b",".join(entries) + b"]")] if entries else []
+    return join([("resourceType", b'"Bundle"'), ("type", _quoted(kind)), *parts, *rows])
+
+
+def page_links(url: str, applied: Pairs, cursor: str) -> list[tuple[str, str]]:
+    """Return the self link, and the next link where there is a cursor."""
+    links = [("self", f"{url}?{unparse(applied)}" if applied else url)]
+    if cursor:
+        links.append(("next", f"{url}?{unparse((*applied, ('_cursor', cursor)))}"))
+    return links
+
+
+def searchset(
+    base_url: str,
+    type: str,
+    entries: Iterable[tuple[str, bytes]],
+    links: Sequence[tuple[str, str]],
+    total: int | None,
+) -> bytes:
+    """Return a searchset of stored bytes (search.html#response); no `total` where it is None."""
+    prefix = f'{{"fullUrl":"{base_url}/{type}/'.encode()
+    rows = [
+        b'%b%b","resource":%b,"search":{"mode":"match"}}' % (prefix, id.encode(), body)
+        for id, body in entries
+    ]
+    known = [("total", b"%d" % total)] if total is not None else []
+    return _bundle("searchset", [*known, ("link", _links(links))], rows)
+
+
+# bundle.html#history: the request that made a version, and the status of its answer
+MADE = {1: ("POST", "201 Created"), 2: ("PUT", "200 OK"), 3: ("DELETE", "204 No Content")}
+
+
+def history_entry(
+    base_url: str, type: str, id: str, version: int, updated: str, op: int, body: bytes
+) -> bytes:
+    """Return one entry of a history Bundle; a deletion has no resource (http.html#history)."""
+    method, status = MADE[op]
+    url = type if op == 1 else f"{type}/{id}"
+    response = {"status": status, "etag": f'W/"{version}"', "lastModified": updated}
+    parts = [("fullUrl", _quoted(f"{base_url}/{type}/{id}"))]
+    if body:
+        parts.append(("resource", body))
+    parts.append(("request", encode({"method": method, "url": url})))
+    parts.append(("response", encode(response)))
+    return join(parts)
+
+
+def history(entries: Sequence[bytes], links: Sequence[tuple[str, str]]) -> bytes:
+    """Return a history Bundle of these entries."""
+    return _bundle("history", [("link", _links(links))], entries)
+
+
+STATUS_TEXT = {
+    200: "OK",
+    201: "Created",
+    204: "No Content",
+    304: "Not Modified",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    409: "Conflict",
+    410: "Gone",
+    412: "Precondition Failed",
+    422: "Unprocessable Entity",
+}
+
+
+def response_entry(reply: Reply, updated: str, *, representation: bool) -> bytes:
+    """Return the entry that answers one request: status, location, etag, lastModified, outcome."""
+    response: dict[str, Any] = {
+        "status": f"{reply.status} {STATUS_TEXT.get(reply.status, '')}".strip()
+    }
+    if reply.location:
+        response["location"] = reply.location
+    if reply.version:
+        response["etag"] = f'W/"{reply.version}"'
+        response["lastModified"] = updated
+    parts: list[tuple[str, bytes]] = []
+    if reply.body and reply.status < 300 and representation:
+        parts.append(("resource", reply.body))
+    whole = encode(response)
+    if reply.body and reply.status >= 400:
+        whole = whole[:-1] + b',"outcome":' + reply.body + b"}"
+    return join([*parts, ("response", whole)])
+
+
+def response(kind: str, entries: Sequence[bytes]) -> bytes:
+    """Return the batch-response or transaction-response with these entries."""
+    return _bundle(f"{kind}-response", [], entries)

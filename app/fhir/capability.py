@@ -1,0 +1,242 @@
+"""What the server can do, written from the tables that do it.
+
+https://hl7.org/fhir/R4/capabilitystatement.html
+
+`statement` is the CapabilityStatement, `openapi` the same for tools that do not know FHIR. Both
+list the rows of `interaction.ROUTES` and the search parameters of the definitions, so they cannot
+claim what does not exist.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from app.fhir.definitions import SearchParameter
+from app.fhir.interaction import ROUTES, Route
+from app.fhir.query import COLUMNS, Language
+from app.fhir.wire import Resource, encode
+
+Json = dict[str, Any]
+
+FORMATS = ["application/fhir+json", "application/json", "json"]
+PROFILE = "http://hl7.org/fhir/StructureDefinition/"
+# The types that come first wherever all types are listed for people
+FIRST = ("Patient", "CarePlan", "Encounter", "MedicationRequest")
+
+# http.html: the one interaction code that stands for two
+SYSTEM_CODES = {"batch": ("transaction", "batch")}
+
+
+def statement(language: Language, software: str, started: str) -> bytes:
+    """Return the CapabilityStatement of a server that started at `started` (an instant)."""
+    definitions = language.definitions
+    resource: Resource = {
+        "resourceType": "CapabilityStatement",
+        "id": "milepost",
+        "url": f"{language.base_url}/metadata",
+        "version": software,
+        "name": "Milepost",
+        "title": "Milepost: a FHIR R4 server for intensive outpatient programs",
+        "status": "active",
+        "date": started,
+        "kind": "instance",
+        "software": {"name": "Milepost", "version": software},
+        "implementation": {"description": "Milepost", "url": language.base_url},
+        "fhirVersion": definitions.version,
+        "format": FORMATS,
+        "rest": [
+            {
+                "mode": "server",
+                "documentation": "An unknown or unsupported parameter, modifier or value is refused"
+                " with a 400, never ignored. Pages are in descending order of creation.",
+                "security": {"description": "This version asks for no credentials."},
+                "resource": [_resource(language, type) for type in definitions.resource_types],
+                "interaction": [
+                    {"code": code}
+                    for route in ROUTES
+                    if route.level == "system" and route.code != "capabilities"
+                    for code in SYSTEM_CODES.get(route.code, (route.code,))
+                ],
+            }
+        ],
+    }
+    return encode(resource)
+
+
+def _resource(language: Language, type: str) -> Json:
+    codes = dict.fromkeys(r.code for r in ROUTES if r.level in ("type", "instance"))
+    return {
+        "type": type,
+        "profile": PROFILE + type,
+        "interaction": [{"code": code} for code in codes],
+        "versioning": "versioned",
+        "readHistory": True,
+        "updateCreate": True,
+        "conditionalCreate": True,
+        "conditionalRead": "full-support",
+        "conditionalUpdate": False,
+        "conditionalDelete": "not-supported",
+        "referencePolicy": ["literal", "logical", "local"],
+        "searchParam": [_parameter(parameter) for parameter in _supported(language, type)],
+    }
+
+
+def _supported(language: Language, type: str) -> Iterator[SearchParameter]:
+    known = language.definitions.search_parameters[type]
+    return (known[code] for code in sorted(language.supported(type)))
+
+
+def _parameter(parameter: SearchParameter) -> Json:
+    return {"name": parameter.code, "definition": parameter.url, "type": parameter.type}
+
+
+# --- OpenAPI -----------------------------------------------------------------------------------
+
+EXAMPLES: Mapping[str, Json] = {
+    "Patient": {
+        "resourceType": "Patient",
+        "name": [{"family": "Rivera", "given": ["Ana"]}],
+        "gender": "female",
+        "birthDate": "1990-05-17",
+    },
+    "CarePlan": {
+        "resourceType": "CarePlan",
+        "status": "active",
+        "intent": "plan",
+        "title": "Intensive outpatient treatment plan",
+        "subject": {"reference": "Patient/example"},
+    },
+    "Encounter": {
+        "resourceType": "Encounter",
+        "status": "finished",
+        "class": {
+            "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode",
+            "code": "AMB",
+        },
+        "subject": {"reference": "Patient/example"},
+        "period": {"start": "2026-03-02T18:00:00Z", "end": "2026-03-02T21:00:00Z"},
+    },
+    "MedicationRequest": {
+        "resourceType": "MedicationRequest",
+        "status": "active",
+        "intent": "order",
+        "medicationCodeableConcept": {"text": "Naltrexone 50 mg tablet"},
+        "subject": {"reference": "Patient/example"},
+    },
+}
+SUMMARIES = {
+    "capabilities": "What the server can do",
+    "batch": "Process a batch or a transaction",
+    "history-system": "List the versions of all resources, newest first",
+    "search-type": "Search",
+    "create": "Create a resource under a new id",
+    "history-type": "List the versions of all resources of the type, newest first",
+    "read": "Read the current version",
+    "update": "Write a new version, or the first under this id",
+    "delete": "Delete",
+    "history-instance": "List the versions of the resource, newest first",
+    "vread": "Read one version",
+}
+BUNDLE_EXAMPLE: Json = {
+    "resourceType": "Bundle",
+    "type": "transaction",
+    "entry": [
+        {
+            "fullUrl": "urn:uuid:0f2b9d5a-8f61-4f0c-9f3e-7c1f0b8f2a11",
+            "resource": EXAMPLES["Patient"],
+            "request": {"method": "POST", "url": "Patient"},
+        },
+        {
+            "resource": {
+                **EXAMPLES["Encounter"],
+                "subject": {"reference": "urn:uuid:0f2b9d5a-8f61-4f0c-9f3e-7c1f0b8f2a11"},
+            },
+            "request": {"method": "POST", "url": "Encounter"},
+        },
+    ],
+}
+
+
+def openapi(language: Language, prefix: str) -> dict[str, Json]:
+    """Return the OpenAPI paths of the FHIR routes below `prefix`.
+
+    The types in `FIRST` have paths of their own, with examples and their search parameters; all
+    other types share one set of paths with the type as a parameter.
+    """
+    definitions = language.definitions
+    paths: dict[str, Json] = {}
+    for type in FIRST:
+        for route in ROUTES:
+            if route.level != "system":
+                path = f"{prefix}/{route.path.replace('[type]', type)}"
+                _add(paths, path, route, type, _search_parameters(language, type))
+    others = [type for type in definitions.resource_types if type not in FIRST]
+    kind = _placeholder("type", {"type": "string", "enum": others})
+    for route in ROUTES:
+        if route.level != "system":
+            _add(paths, f"{prefix}/{route.path}", route, "Other types", [kind])
+    for route in ROUTES:
+        if route.level == "system":
+            _add(paths, f"{prefix}/{route.path}".rstrip("/"), route, "System", [])
+    return paths
+
+
+def _add(paths: dict[str, Json], path: str, route: Route, tag: str, more: list[Json]) -> None:
+    """Add one operation; `more` are the type's parameters, of which a read takes no search ones."""
+    searches = route.code == "search-type" and route.method == "GET"
+    parameters = [p for p in more if p["in"] == "path" or searches]
+    for name in ("id", "vid"):
+        if f"[{name}]" in path:
+            parameters.append(_placeholder(name, {"type": "string"}))
+    if searches or "history" in route.code:
+        parameters.append(_query("_count", "Entries on a page"))
+    if "history" in route.code:
+        parameters.append(_query("_since", "Only versions from this instant on"))
+    operation: Json = {
+        "tags": [tag],
+        "summary": SUMMARIES[route.code],
+        "operationId": f"{route.code}-{route.method}-{tag}".lower().replace(" ", "-"),
+        "parameters": parameters,
+        "responses": _responses(route),
+    }
+    if body := _body(route, tag):
+        operation["requestBody"] = body
+    paths.setdefault(path.replace("[", "{").replace("]", "}"), {})[route.method.lower()] = operation
+
+
+def _placeholder(name: str, schema: Json) -> Json:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _query(name: str, text: str) -> Json:
+    return {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
+
+
+def _search_parameters(language: Language, type: str) -> list[Json]:
+    return [
+        _query(p.code, p.description.strip() or p.type)
+        for p in _supported(language, type)
+        if not p.code.startswith("_") or p.code in COLUMNS
+    ]
+
+
+def _body(route: Route, tag: str) -> Json | None:
+    if route.path.endswith("_search"):
+        return {"content": {"application/x-www-form-urlencoded": {"schema": {"type": "object"}}}}
+    if not route.writes or route.method == "DELETE":
+        return None
+    example = BUNDLE_EXAMPLE if route.code == "batch" else EXAMPLES.get(tag)
+    if example and route.code == "update":
+        example = {**example, "id": "example"}
+    content: Json = {"schema": {"type": "object"}}
+    if example:
+        content["example"] = example
+    return {"required": True, "content": {"application/fhir+json": content}}
+
+
+def _responses(route: Route) -> Json:
+    media = {"application/fhir+json": {"schema": {"type": "object"}}}
+    good = {"create": "201", "delete": "204"}.get(route.code, "200")
+    done: Json = (
+        {"description": "Done"} if good == "204" else {"description": "Done", "content": media}
+    )
+    return {good: done, "default": {"description": "An OperationOutcome", "content": media}}

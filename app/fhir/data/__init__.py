@@ -1,0 +1,1 @@
+"""The official R4 definitions, compiled, and the step that compiles them."""

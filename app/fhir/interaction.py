@@ -1,0 +1,155 @@
+"""What is asked and what is answered, free of HTTP objects; and the table of REST routes.
+
+https://hl7.org/fhir/R4/http.html
+
+`ROUTES` is the one list of interactions: URLs and bundle entries are both read with it, and the
+CapabilityStatement and the OpenAPI pages are written from it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
+
+from app.fhir.errors import refused
+
+ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")  # datatypes.html#id
+MAX_URL = 16 * 1024
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One REST interaction: `path` with its placeholders, as http.html#summary writes it.
+
+    `code` is the interaction's code of valueset-restful-interaction.html, or `batch` for the
+    endpoint that takes batches and transactions; `level` says where it is listed.
+    """
+
+    code: str
+    method: str
+    path: str
+    level: str
+    writes: bool = False
+
+
+ROUTES = (
+    Route("capabilities", "GET", "metadata", "system"),
+    Route("batch", "POST", "", "system", writes=True),
+    Route("history-system", "GET", "_history", "system"),
+    Route("search-type", "GET", "[type]", "type"),
+    Route("search-type", "POST", "[type]/_search", "type"),
+    Route("create", "POST", "[type]", "type", writes=True),
+    Route("history-type", "GET", "[type]/_history", "type"),
+    Route("read", "GET", "[type]/[id]", "instance"),
+    Route("update", "PUT", "[type]/[id]", "instance", writes=True),
+    Route("delete", "DELETE", "[type]/[id]", "instance", writes=True),
+    Route("history-instance", "GET", "[type]/[id]/_history", "instance"),
+    Route("vread", "GET", "[type]/[id]/_history/[vid]", "instance"),
+)
+
+# (method, how many path segments, the fixed words among them) -> route
+_BY_SHAPE = {
+    (
+        route.method,
+        tuple(None if part.startswith("[") else part for part in route.path.split("/") if part),
+    ): route
+    for route in ROUTES
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """One request: what is to be done, to what, with which parameters, body and conditions.
+
+    `if_modified_since` is in microseconds; `prefer` is what `Prefer: return=` asked for.
+    `url` is what the client wrote, for messages.
+    """
+
+    code: str
+    type: str = ""
+    id: str = ""
+    version: str = ""
+    pairs: Pairs = ()
+    body: bytes = b""
+    if_match: str = ""
+    if_none_match: str = ""
+    if_modified_since: int | None = None
+    if_none_exist: str = ""
+    prefer: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer: HTTP status, JSON body (empty for none), and what the headers tell.
+
+    `location` is relative to the base URL. `version` and `updated` (microseconds) describe the
+    resource that was read or written. `extra` are further headers.
+    """
+
+    status: int
+    body: bytes = b""
+    version: int = 0
+    updated: int = 0
+    location: str = ""
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+def route(method: str, path: str, types: Mapping[str, int]) -> tuple[Route, str, str, str]:
+    """Return the route of `path` (relative to the base), and the type, id and version in it.
+
+    Raises 404 for an unknown type or path, 405 for a method that the path does not take, and 400
+    for an id that is none (datatypes.html#id).
+    """
+    parts = path.strip("/").split("/") if path.strip("/") else []
+    found = _match(method, parts)
+    if found is None:
+        allowed = sorted({m for m, _ in _BY_SHAPE if _match(m, parts)})
+        if allowed:
+            text = f"{method} is not supported here; this address takes {', '.join(allowed)}"
+            raise refused("not-supported", text, status=405)
+        raise refused("not-found", f"There is no interaction at /{path[:200]}")
+    named = {
+        name: part
+        for name, part in zip(found.path.split("/"), parts, strict=False)
+        if name.startswith("[")
+    }
+    type, id, version = (named.get(name, "") for name in ("[type]", "[id]", "[vid]"))
+    if type and type not in types:
+        raise refused("not-found", f"{type[:64]!r} is not an R4 resource type")
+    if "[id]" in named and not ID.fullmatch(id):
+        text = "An id is 1 to 64 characters of A-Z a-z 0-9 - ."
+        raise refused("value", text, f"{type}.id", status=400)
+    return found, type, id, version
+
+
+def _match(method: str, parts: list[str]) -> Route | None:
+    """Return the route whose fixed words stand where they should, most fixed words first."""
+    best: Route | None = None
+    words = -1
+    for (verb, shape), candidate in _BY_SHAPE.items():
+        if verb != method or len(shape) != len(parts):
+            continue
+        if all(
+            w == p if w else not p.startswith(("_", "$")) for w, p in zip(shape, parts, strict=True)
+        ):
+            fixed = sum(1 for word in shape if word)
+            if fixed > words:
+                best, words = candidate, fixed
+    return best
+
+
+def parse_query(text: str) -> Pairs:
+    """Return the name-value pairs of a query string or form body, in order.
+
+    Raises a 400 for text that is not UTF-8 once percent-decoded, and for NUL characters.
+    """
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=10_000)
+    except ValueError:
+        raise refused("invalid", "The query is not UTF-8, or has too many parameters") from None
+    if "\0" in text or "%00" in text:
+        raise refused("invalid", "The query holds the NUL character")
+    return tuple(pairs)

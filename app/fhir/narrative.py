@@ -1,0 +1,122 @@
+"""The XHTML of a narrative: what it may hold.
+
+https://hl7.org/fhir/R4/narrative.html#xhtml (invariants txt-1 and txt-2)
+
+Rule 1: a page that shows a narrative must be able to trust it, so what is not allowed is refused.
+Rule 2: entities are never expanded: a document type is refused before the parser acts on it.
+"""
+
+import re
+from xml.parsers import expat
+
+NAMESPACE = "http://www.w3.org/1999/xhtml"
+
+XML = "http://www.w3.org/XML/1998/namespace"
+
+# The elements and attributes that the XPath of txt-1 lists; xml:lang and xml:space beside them
+TAGS = """
+    a abbr acronym b big blockquote br caption cite code col colgroup dd dfn div dl dt em h1 h2 h3
+    h4 h5 h6 hr i img li ol p pre q samp small span strong sub sup table tbody td tfoot th thead tr
+    tt ul var
+"""
+NAMES = """
+    abbr accesskey align alt axis bgcolor border cellhalign cellpadding cellspacing cellvalign char
+    charoff charset cite class colspan compact coords dir frame headers height href hreflang hspace
+    id lang longdesc name nowrap rel rev rowspan rules scope shape span src start style summary
+    tabindex title type valign value vspace width
+"""
+ELEMENTS = frozenset(f"{NAMESPACE} {tag}" for tag in TAGS.split())
+ATTRIBUTES = frozenset({*NAMES.split(), f"{XML} lang", f"{XML} space"})
+DIV = f"{NAMESPACE} div"
+IMAGE = f"{NAMESPACE} img"
+
+# What a browser may run from an attribute: schemes (white space and controls inside them are
+# skipped by browsers, so here too), and what old style sheets could call
+SKIPPED = re.compile(r"[\x00-\x20\x7f-\xa0]+")
+ACTIVE_LINK = re.compile(
+    r"javascript:|vbscript:|data:(?!image/(png|gif|jpeg|webp|svg\+xml)\b)", re.IGNORECASE
+)
+ACTIVE_STYLE = re.compile(
+    r"expression\(|javascript:|vbscript:|@import|behavior:|-moz-binding", re.IGNORECASE
+)
+LINKS = {"href", "src", "cite", "longdesc"}
+
+
+# Most narratives that programs write: nothing in the div but text, which needs no parser
+PLAIN = re.compile(rf'<div xmlns="{NAMESPACE}">[^<&>\x00-\x1f\ufffe\uffff]+</div>')
+
+
+class Refusal(Exception):
+    """Why a document is not read further; its text says what is wrong."""
+
+
+def flaws(div: str) -> list[str]:
+    """Return what a narrative's `div` breaks of narrative.html#xhtml; empty for a proper one."""
+    if PLAIN.fullmatch(div) and not div[42:-6].isspace():
+        return []
+    reader = Reader()
+    try:
+        reader.parser.Parse(div, True)
+    except expat.ExpatError:
+        return ["The narrative is not well-formed XHTML"]
+    except (Refusal, UnicodeEncodeError) as refusal:
+        return [str(refusal) if isinstance(refusal, Refusal) else "The narrative is not Unicode"]
+    if not reader.content:
+        reader.flaws["The narrative has no content but white space"] = None
+    return list(reader.flaws)
+
+
+class Reader:
+    """One pass over a narrative: it notes the flaws, each once, and whether there is content."""
+
+    def __init__(self) -> None:
+        self.flaws: dict[str, None] = {}
+        self.content = False
+        self.inside = False
+        parser = expat.ParserCreate(namespace_separator=" ")
+        parser.StartElementHandler = self.element
+        parser.CharacterDataHandler = self.text
+        parser.StartDoctypeDeclHandler = self.doctype
+        parser.ProcessingInstructionHandler = self.instruction
+        self.parser = parser
+
+    def element(self, name: str, attributes: dict[str, str]) -> None:
+        """Check one element and its attributes; the first must be the div."""
+        if not self.inside:
+            self.inside = True
+            if name != DIV:
+                raise Refusal("The narrative must be one div element of the XHTML namespace")
+        if name not in ELEMENTS:
+            self.flaws[f"The narrative must not contain the element {local(name)}"] = None
+        for key, value in attributes.items():
+            if key not in ATTRIBUTES:
+                self.flaws[f"The narrative must not use the attribute {local(key)}"] = None
+            elif active(key, value):
+                self.flaws[f"The narrative must not be active: {local(key)}"] = None
+        if name == IMAGE and "src" in attributes:
+            self.content = True
+
+    def text(self, text: str) -> None:
+        """Note that there is something to read."""
+        if not self.content and not text.isspace():
+            self.content = True
+
+    def doctype(self, *_: object) -> None:
+        """Refuse a document type, and with it every entity."""
+        raise Refusal("The narrative must not have a document type or entities")
+
+    def instruction(self, *_: object) -> None:
+        """Refuse a processing instruction."""
+        raise Refusal("The narrative must not have processing instructions")
+
+
+def local(name: str) -> str:
+    """Return a name without its namespace."""
+    return name.rpartition(" ")[2]
+
+
+def active(attribute: str, value: str) -> bool:
+    """Return whether a browser might run what an attribute says."""
+    if attribute in LINKS:
+        return ACTIVE_LINK.match(SKIPPED.sub("", value)) is not None
+    return attribute == "style" and ACTIVE_STYLE.search(SKIPPED.sub("", value)) is not None

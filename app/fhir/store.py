@@ -1,0 +1,685 @@
+"""The record as one caller may see it: the only reader and writer of resources.
+
+https://hl7.org/fhir/R4/http.html
+
+Theory of operation. A `Store` lives as long as one read, one search or one transaction. Callers
+use six verbs: `read`, `vread`, `history`, `search`, `put`, `delete`. Writes are staged: `put` and
+`delete` decide the new version in memory, `flush` sends all staged rows to the database with one
+statement a table, and then looks whether each row it wrote is visible under the caller's policy
+("write, then look"). A target is locked before it is read: `lock`.
+
+A reference is stored as the key of its target. A target that is not there yet gets a phantom row
+(state 0), so that every reference is an integer and `_revinclude` works once the target arrives.
+
+Rule 1: every SELECT of resources passes `sql.visible`. Rule 2: no rule of FHIR about interactions
+is decided here; that is `rest`.
+"""
+
+import base64
+import hmac
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from app import db
+from app.fhir.access import Caller, Right
+from app.fhir.definitions import Definitions
+from app.fhir.errors import refused
+from app.fhir.index import Indexer, Rows
+from app.fhir.query import All, And, Query, Search, unparse
+from app.fhir.sql import (
+    AFTER_ANY,
+    CERTAIN,
+    EXTERNAL,
+    OPERATIONS,
+    PROBE_LIMIT,
+    Compiler,
+    Lowering,
+    Shape,
+    ordered,
+    systems_in,
+)
+from app.fhir.values import DAY, is_id
+from app.fhir.wire import Resource, canonical, splice
+
+CREATED, UPDATED, DELETED = 1, 2, 3
+PHANTOM, LIVE, GONE = 0, 1, 2
+
+Identity = tuple[str, str]  # type and id
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# The index tables, in the order of the manifest, with their columns besides key and owner
+INDEX: Mapping[sa.Table, tuple[str, ...]] = {
+    db.index_token: ("param", "code", "system"),
+    db.index_reference: ("param", "target"),
+    db.index_date: ("param", "long", "lo", "hi"),
+    db.index_quantity: ("param", "code", "lo", "unit", "hi"),
+    db.index_string: ("param", "norm", "exact"),
+    db.index_uri: ("param", "uri", "version"),
+    db.compartment: ("comp", "type", "occurred"),
+}
+WITH_OWNER = {table for table in INDEX if "owner" in table.c}
+
+
+class Manifest(msgspec.Struct, array_like=True):
+    """The index rows of one version, without the key: what an update compares with its own."""
+
+    owner: int = 0
+    tables: list[list[tuple[Any, ...]]] = []
+
+
+_READ_MANIFEST = msgspec.msgpack.Decoder(Manifest)
+_write_manifest = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One stored version; `body` is empty where it says that the resource was deleted."""
+
+    type: str
+    id: str
+    version: int
+    updated: int
+    op: int
+    body: bytes
+    place: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The locked row of a resource, which may be a phantom or deleted."""
+
+    key: int
+    version: int
+    state: int
+    updated: int
+    hash: bytes
+    manifest: bytes
+    owner: int
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """One write that waits for `flush`."""
+
+    type: str
+    id: str
+    version: int
+    updated: int
+    op: int
+    body: bytes
+    right: Right
+    current: Current | None
+    rows: Rows | None
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a search: (id, body) in order, the total where it is known, the next cursor."""
+
+    entries: Sequence[tuple[str, bytes]]
+    total: int | None
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """One page of a history, newest first, and the next cursor."""
+
+    entries: Sequence[Version]
+    cursor: str
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What a store needs of its process: definitions, the indexer, the numbers, a secret.
+
+    `params` gives (type, parameter) its number, `bits` its bit in `resource.present`.
+    """
+
+    definitions: Definitions
+    indexer: Indexer
+    compiler: Compiler
+    params: Mapping[tuple[str, str], int]
+    bits: Mapping[tuple[str, str], int]
+    secret: bytes
+
+    def canonical(self, type: str, code: str) -> bool:
+        """Return whether the URLs of a parameter may carry a version (references.html#canonical)."""
+        return self.indexer.parameter_kinds(type)[code].canonical
+
+    def sign(self, place: tuple[int, ...], about: str) -> str:
+        """Return the cursor for a place in the result that `about` describes."""
+        text = ".".join(map(str, place))
+        return f"{text}.{self._tag(text, about)}"
+
+    def place(self, cursor: str, about: str) -> tuple[int, ...]:
+        """Return the place that a cursor names; a 400 if it was made for anything else."""
+        text, _, tag = cursor.rpartition(".")
+        if not hmac.compare_digest(tag.encode(), self._tag(text, about).encode()):
+            raise refused("invalid", "The cursor does not belong to this request", "http._cursor")
+        return tuple(map(int, text.split(".")))
+
+    def _tag(self, text: str, about: str) -> str:
+        digest = hmac.digest(self.secret, f"{text}\n{about}".encode(), "sha256")[:16]
+        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+async def open_catalogue(
+    database: db.Database, definitions: Definitions, base_url: str, zone: tzinfo, entropy: bytes
+) -> Catalogue:
+    """Return the catalogue of an open database; parameters that it does not know get numbers.
+
+    `entropy` becomes the secret of the cursors if the database has none yet.
+    """
+    bits = {
+        (type, code): bit
+        for type, parameters in definitions.search_parameters.items()
+        for bit, code in enumerate(sorted(parameters))
+    }
+    numbers = definitions.type_numbers
+    p, s = db.param_dictionary, db.secret
+    known = db.statement(sa.select(p.c.type, p.c.code, p.c.param), database.dialect)
+    named = s.c.name == sa.bindparam("name", type_=sa.Text())
+    secret = db.statement(sa.select(s.c.value).where(named), database.dialect)
+
+    async def work(connection: db.Connection) -> Catalogue:
+        found = {(row[0], row[1]): row[2] for row in await connection.rows(known, {})}
+        missing = [
+            (numbers[type], code, "", bit)
+            for (type, code), bit in bits.items()
+            if (numbers[type], code) not in found
+        ]
+        own = await connection.rows(secret, {"name": "cursor"})
+        if missing or not own:
+            columns = ("type", "code", "variant", "bit")
+            await connection.change(
+                [
+                    db.Change("add", p, columns, missing),
+                    db.Change("add", s, ("name", "value"), [("cursor", entropy)]),
+                ]
+            )
+            found = {(row[0], row[1]): row[2] for row in await connection.rows(known, {})}
+            own = await connection.rows(secret, {"name": "cursor"})
+        params = {(type, code): found[numbers[type], code] for type, code in bits}
+        compiler = Compiler(database.dialect)
+        indexer = Indexer(definitions, base_url, zone)
+        return Catalogue(definitions, indexer, compiler, params, bits, bytes(own[0][0]))
+
+    return await database.write(work)
+
+
+def digest(resource: Resource) -> bytes:
+    """Return a hash that is equal for equal content: order, versionId, lastUpdated do not count."""
+    meta = {
+        k: v for k, v in resource.get("meta", {}).items() if k not in ("versionId", "lastUpdated")
+    }
+    content = {**resource, "meta": meta}
+    if not meta:
+        del content["meta"]
+    return blake2b(canonical(content), digest_size=16).digest()
+
+
+def instant(updated: int) -> str:
+    """Return microseconds as an instant with milliseconds (datatypes.html#instant)."""
+    moment = EPOCH + timedelta(microseconds=updated)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+class Store:
+    """What one request may see and change."""
+
+    def __init__(self, connection: db.Connection, catalogue: Catalogue, caller: Caller) -> None:
+        self.connection = connection
+        self.catalogue = catalogue
+        self.caller = caller
+        self.staged: list[Staged] = []
+
+    # --- reading -------------------------------------------------------------------------------
+
+    async def read(self, type: str, id: str) -> Version:
+        """Return the current version of a resource; 404 if there is none, 410 if it is deleted."""
+        gate, values = await self.gate(type, "read")
+        number = self.catalogue.definitions.type_numbers[type]
+        plan = self.catalogue.compiler.read(gate, values, number, id)
+        rows = await self.connection.rows(plan.statement, plan.values)
+        if not rows:
+            raise refused("not-found", f"There is no {type}/{id}")
+        _, state, version, updated, body = rows[0]
+        if state == GONE:
+            raise refused("deleted", f"{type}/{id} was deleted (version {version})")
+        return Version(type, id, version, updated, UPDATED, body)
+
+    async def vread(self, type: str, id: str, version: str) -> Version:
+        """Return one version; 404 if there is none, 410 if it is the mark of a deletion."""
+        gate, values = await self.gate(type, "read")
+        number = int(version) if version.isascii() and version.isdigit() else 0
+        rows: Sequence[db.Row] = []
+        if 0 < number < 2**31:
+            plan = self.catalogue.compiler.vread(
+                gate,
+                values,
+                type=self.catalogue.definitions.type_numbers[type],
+                id=id,
+                version=number,
+            )
+            rows = await self.connection.rows(plan.statement, plan.values)
+        if not rows:
+            raise refused("not-found", f"There is no version {version} of {type}/{id}")
+        op, number, updated, body = rows[0]
+        if op == DELETED:
+            raise refused("deleted", f"Version {version} marks the deletion of {type}/{id}")
+        return Version(type, id, number, updated, op, body)
+
+    async def history(
+        self, type: str, id: str, *, since: int, count: int, cursor: str
+    ) -> HistoryPage:
+        """Return a page of versions, newest first: of one resource, of a type, or of everything.
+
+        Order is that of the commits, so no version is missing from a later page.
+        """
+        types = self.catalogue.definitions.type_numbers
+        level = "instance" if id else "type" if type else "system"
+        gate, values = await self.gate(type, "read")
+        named: dict[str, Any] = {"since": since, "limit": count + 1}
+        if level == "instance":
+            named["key"] = await self._key(type, id)
+        if level == "type":
+            named["type"] = types[type]
+        about = f"history {type} {id} {since} {self.caller.policy.digest()}"
+        if cursor:
+            named["xid"], named["seq"] = self.catalogue.place(cursor, about)
+        plan = self.catalogue.compiler.history(level, gate, values, after=bool(cursor), **named)
+        rows = await self.connection.rows(plan.statement, plan.values)
+        if level == "instance" and not rows and not cursor and not since:
+            raise refused("not-found", f"There is no {type}/{id}")
+        names = self.catalogue.definitions.resource_types
+        found = [
+            Version(names[number - 1], vid, version, updated, op, body, (xid, seq))
+            for xid, seq, number, vid, op, version, updated, body in rows
+        ]
+        more = len(found) > count
+        following = self.catalogue.sign(found[count - 1].place, about) if more else ""
+        return HistoryPage(found[:count], following)
+
+    async def _key(self, type: str, id: str) -> int:
+        found = await self._identify([(type, id)])
+        current = found.get((type, id))
+        if current is None or current.state == PHANTOM:
+            raise refused("not-found", f"There is no {type}/{id}")
+        return current.key
+
+    async def search(self, search: Search) -> Page:
+        """Return one page of a search, newest key first (the key follows the order of creation)."""
+        compiler = self.catalogue.compiler
+        type = search.type
+        policy = self.caller.policy.of(type, "search")
+        lowering = await self._lowering(And((search.where, policy)))
+        about = f"search {type} {unparse(search.applied)} {self.caller.policy.digest()}"
+        after = self.catalogue.place(search.cursor, about)[0] if search.cursor else AFTER_ANY
+        driver, rest, values = await self._driver(lowering, search.where, type)
+        gate = lowering.tree(policy, type, values)
+        number = self.catalogue.definitions.type_numbers[type]
+        plan = compiler.page(
+            driver, rest, gate, values, type=number, after=after, limit=search.count + 1
+        )
+        rows = await self.connection.rows(plan.statement, plan.values)
+        more = len(rows) > search.count
+        entries = [(id, body) for _, id, body in rows[: search.count]]
+        following = self.catalogue.sign((rows[search.count - 1][0],), about) if more else ""
+        total = len(entries) if not more and not search.cursor else None
+        return Page(entries, total, following)
+
+    async def _driver(
+        self, lowering: Lowering, where: Query, type: str
+    ) -> tuple[Shape, Shape, list[Any]]:
+        """Return the criterion whose index is walked, the others as one shape, and all values."""
+        parts = (
+            where.parts if isinstance(where, And) else () if isinstance(where, All) else (where,)
+        )
+        lowered: list[tuple[Shape, list[Any]]] = []
+        for part in parts:
+            own: list[Any] = []
+            lowered.append((lowering.tree(part, type, own), own))
+        chosen = await self._choose(lowered)
+        others = [pair for n, pair in enumerate(lowered) if n != chosen]
+        driver, values = lowered[chosen] if chosen is not None else (("all",), [])
+        rest = ("and", *(shape for shape, _ in others)) if others else ("all",)
+        return driver, rest, [*values, *(v for _, own in others for v in own)]
+
+    async def _choose(self, lowered: Sequence[tuple[Shape, list[Any]]]) -> int | None:
+        """Return which criterion drives; None to walk the type, newest first.
+
+        A reference, an id or a URL is taken as it is. Else every candidate's rows are counted up
+        to PROBE_LIMIT: the fewest win; above the limit only an index in key order is worth it.
+        """
+        able: dict[int, int] = {}
+        for n, (shape, _) in enumerate(lowered):
+            if shape[0] == "match" and all(OPERATIONS[op].drives for op in shape[2:]):
+                able[n] = max(CERTAIN.get(op, 9) for op in shape[2:])
+        if not able:
+            return None
+        best = min(able, key=lambda n: able[n])
+        if able[best] == CERTAIN["id"]:
+            return None  # the unique index on (type, id) drives
+        in_order = {n for n in able if ordered(lowered[n][0])}
+        if able[best] < 9 or (len(able) == 1 and best in in_order):
+            return best
+        counts: dict[int, int] = {}
+        for n in able:
+            plan = self.catalogue.compiler.probe(*lowered[n])
+            counts[n] = (await self.connection.rows(plan.statement, plan.values))[0][0]
+        fewest = min(counts, key=lambda n: counts[n])
+        if counts[fewest] < PROBE_LIMIT or fewest in in_order:
+            return fewest
+        return min(in_order) if in_order else None
+
+    # --- the gate ------------------------------------------------------------------------------
+
+    async def gate(self, type: str, right: Right) -> tuple[Shape, list[Any]]:
+        """Return the policy for a type ("" for all types) as a shape and its values."""
+        policy = self.caller.policy
+        if not type:
+            return await self._gate_of_all(right)
+        tree = policy.of(type, right)
+        if isinstance(tree, All):
+            return ("all",), []
+        values: list[Any] = []
+        lowering = await self._lowering(tree)
+        return lowering.tree(tree, type, values), values
+
+    async def _gate_of_all(self, right: Right) -> tuple[Shape, list[Any]]:
+        """Return the policies of all types side by side, those of open types as one."""
+        numbers = self.catalogue.definitions.type_numbers
+        policy = self.caller.policy
+        open_types = [n for t, n in numbers.items() if isinstance(policy.of(t, right), All)]
+        if len(open_types) == len(numbers):
+            return ("all",), []
+        shapes: list[Shape] = [("type", ("all",))]
+        values: list[Any] = [open_types]
+        for type, number in numbers.items():
+            if number not in open_types:
+                shape, own = await self.gate(type, right)
+                shapes.append(("type", shape))
+                values += [[number], *own]
+        return ("or", *shapes), values
+
+    async def _lowering(self, tree: Query) -> Lowering:
+        named = set(systems_in(tree))
+        known = await self.connection.known_systems(named)
+        own = self.catalogue
+        return Lowering(own.definitions, own.params, known, own.canonical)
+
+    # --- writing -------------------------------------------------------------------------------
+
+    async def lock(self, identities: Iterable[Identity]) -> dict[Identity, Current]:
+        """Return the rows of these resources, locked, phantoms made for those without one.
+
+        Rows are locked in key order, so that two transactions never wait for each other.
+        """
+        wanted = list(dict.fromkeys(identities))
+        found = await self._identify(wanted, lock=True)
+        missing = [identity for identity in wanted if identity not in found]
+        if missing:
+            await self._add_phantoms(missing)
+            found = await self._identify(wanted, lock=True)
+        return found
+
+    async def visible(self, current: Current, type: str, right: Right) -> bool:
+        """Return whether the caller may know of this live resource under `right`."""
+        if isinstance(self.caller.policy.of(type, right), All):
+            return True
+        return bool(await self._visible_keys([current.key], type, right))
+
+    def put(
+        self,
+        type: str,
+        id: str,
+        raw: bytes,
+        resource: Resource,
+        current: Current | None,
+        now: int,
+    ) -> tuple[Version, bool]:
+        """Stage a new version; return it, and whether anything changed.
+
+        `raw` are the compact bytes of `resource`; `current` is its locked row, None for a new id
+        that nobody can know yet. Equal content stages nothing and returns the current version
+        (http.html#update).
+        """
+        content = digest(resource)
+        if current is not None and current.state == LIVE and current.hash == content:
+            return Version(type, id, current.version, current.updated, UPDATED, b""), False
+        exists = current is not None and current.state == LIVE
+        version = current.version + 1 if current is not None else 1
+        updated = max(now, current.updated) if current is not None else now
+        body = splice(raw, id, version, instant(updated))
+        op = UPDATED if exists else CREATED
+        rows = self.catalogue.indexer.rows({**resource, "id": id})
+        right: Right = "update" if exists else "create"
+        self.staged.append(
+            Staged(type, id, version, updated, op, body, right, current, rows, content)
+        )
+        return Version(type, id, version, updated, op, body), True
+
+    def delete(self, type: str, id: str, current: Current, now: int) -> Version:
+        """Stage the deletion of a live resource; return the version that marks it."""
+        updated = max(now, current.updated)
+        version = current.version + 1
+        self.staged.append(
+            Staged(type, id, version, updated, DELETED, b"", "delete", current, None, b"")
+        )
+        return Version(type, id, version, updated, DELETED, b"")
+
+    async def flush(self) -> None:
+        """Write all staged versions, one statement a table, then look whether each is visible.
+
+        Raises a 403 for a resource that the caller may not have written as it stands now.
+        """
+        staged, self.staged = self.staged, []
+        if not staged:
+            return
+        systems = await self.connection.systems(
+            {system for s in staged if s.rows for system in _systems(s.rows)}
+        )
+        fresh = [s for s in staged if s.current is None]
+        keys = dict(zip(fresh_names(fresh), await self.connection.keys(len(fresh)), strict=True))
+        for s in staged:
+            if s.current is not None:
+                keys[s.type, s.id] = s.current.key
+        targets = {t for s in staged if s.rows for t in _targets(s.rows)} - keys.keys()
+        keys.update(await self._keys_of(sorted(targets)))
+        await self.connection.change(self._changes(staged, keys, systems))
+        await self._look(staged, keys)
+
+    async def _look(self, staged: Sequence[Staged], keys: Mapping[Identity, int]) -> None:
+        """Refuse the transaction if a row it wrote is hidden from its writer."""
+        groups: dict[tuple[str, Right], list[int]] = {}
+        for s in staged:
+            closed = not isinstance(self.caller.policy.of(s.type, s.right), All)
+            if closed and s.op != DELETED:
+                groups.setdefault((s.type, s.right), []).append(keys[s.type, s.id])
+        for (type, right), written in groups.items():
+            if len(await self._visible_keys(written, type, right)) < len(set(written)):
+                raise refused("forbidden", f"You may not {right} this {type}")
+
+    async def _visible_keys(self, keys: list[int], type: str, right: Right) -> Sequence[db.Row]:
+        gate, values = await self.gate(type, right)
+        plan = self.catalogue.compiler.look(gate, values, keys)
+        return await self.connection.rows(plan.statement, plan.values)
+
+    async def _identify(
+        self, wanted: Sequence[Identity], *, lock: bool = False
+    ) -> dict[Identity, Current]:
+        """Return the rows that exist of these identities, visible or not."""
+        numbers = {**self.catalogue.definitions.type_numbers, "": EXTERNAL}
+        names = {number: name for name, number in numbers.items()}
+        statement = db.identify(self.catalogue.compiler.dialect, lock=lock)
+        pairs = [[numbers[type], id] for type, id in wanted]
+        values = {"pairs": pairs, "types": [p[0] for p in pairs], "ids": [p[1] for p in pairs]}
+        rows = await self.connection.rows(statement, values)
+        return {(names[row[0]], row[1]): Current(*row[2:]) for row in rows}
+
+    async def _add_phantoms(self, missing: Sequence[Identity]) -> None:
+        numbers = {**self.catalogue.definitions.type_numbers, "": EXTERNAL}
+        keys = await self.connection.keys(len(missing))
+        rows = [
+            _resource_row(key, numbers[type], id)
+            for key, (type, id) in zip(keys, sorted(missing), strict=True)
+        ]
+        columns = tuple(db.resource.c.keys())
+        await self.connection.change([db.Change("add", db.resource, columns, rows)])
+
+    async def _keys_of(self, targets: Sequence[Identity]) -> dict[Identity, int]:
+        """Return the key of each target, of a phantom where nothing is stored (two statements)."""
+        if not targets:
+            return {}
+        found = await self._identify(targets)
+        missing = [target for target in targets if target not in found]
+        if missing:
+            await self._add_phantoms(missing)
+            found.update(await self._identify(missing))
+        return {target: current.key for target, current in found.items()}
+
+    def _changes(
+        self, staged: Sequence[Staged], keys: Mapping[Identity, int], systems: Mapping[str, int]
+    ) -> list[db.Change]:
+        """Return the rows of all staged writes, table by table."""
+        types = self.catalogue.definitions.type_numbers
+        inserted: list[db.Row] = []
+        updated: list[db.Row] = []
+        versions: list[db.Row] = []
+        added: dict[sa.Table, list[db.Row]] = {table: [] for table in INDEX}
+        removed: dict[sa.Table, list[db.Row]] = {table: [] for table in INDEX}
+        for s in staged:
+            key, type = keys[s.type, s.id], types[s.type]
+            new = self._manifest(s, keys, systems)
+            old = (
+                _READ_MANIFEST.decode(s.current.manifest)
+                if s.current and s.current.manifest
+                else Manifest()
+            )
+            owner = s.current.owner if s.op == DELETED and s.current else new.owner
+            row = _resource_row(
+                key,
+                type,
+                s.id,
+                owner=owner,
+                updated=s.updated,
+                occurred=(s.rows.occurred or 0) if s.rows else 0,
+                present=self._present(s),
+                version=s.version,
+                state=GONE if s.op == DELETED else LIVE,
+                hash=s.hash,
+                manifest=b"" if s.op == DELETED else _write_manifest(new),
+            )
+            (inserted if s.current is None else updated).append(row)
+            versions.append((key, s.version, owner, 0, s.updated, type, s.op, s.body))
+            _difference(key, old, new, added, removed)
+        columns = tuple(db.resource.c.keys())
+        version_columns = ("key", "version", "owner", "labels", "updated", "type", "op", "body")
+        changes = [
+            db.Change("insert", db.resource, columns, inserted),
+            db.Change("update", db.resource, columns, updated),
+            db.Change("insert", db.resource_version, version_columns, versions),
+        ]
+        for table, own in INDEX.items():
+            found = ("key", *own)
+            wide = ("key", "owner", *own) if table in WITH_OWNER else found
+            changes.append(db.Change("delete", table, found, removed[table], by=found))
+            changes.append(db.Change("insert", table, wide, added[table]))
+        return changes
+
+    def _manifest(
+        self, s: Staged, keys: Mapping[Identity, int], systems: Mapping[str, int]
+    ) -> Manifest:
+        """Return the index rows of a staged version, with numbers for its names."""
+        rows = s.rows
+        if rows is None:
+            return Manifest()
+        type, params = s.type, self.catalogue.params
+        number = self.catalogue.definitions.type_numbers[type]
+        patients = sorted({keys["Patient", id] for id in rows.patients})
+        owner = patients[0] if len(patients) == 1 else 0
+        shared = {keys[identity] for identity in rows.compartments}
+        shared.update(patients if not owner else ())
+        occurred = rows.occurred or 0
+        return Manifest(
+            owner,
+            [
+                [(params[type, p], code, systems[system]) for p, system, code in rows.token],
+                _unique((params[type, p], keys[_target(t, id)]) for p, t, id in rows.reference),
+                [(params[type, p], int(hi - lo > DAY), lo, hi) for p, lo, hi in rows.date],
+                [
+                    (params[type, p], code, lo, systems[system], hi)
+                    for p, system, code, lo, hi in rows.quantity
+                ],
+                [(params[type, p], norm, exact) for p, norm, exact in rows.string],
+                [(params[type, p], uri, version) for p, uri, version in rows.uri],
+                [(comp, number, occurred) for comp in sorted(shared)],
+            ],
+        )
+
+    def _present(self, s: Staged) -> int:
+        bits = self.catalogue.bits
+        return sum(1 << bits[s.type, code] for code in s.rows.present) if s.rows else 0
+
+
+def fresh_names(staged: Iterable[Staged]) -> list[Identity]:
+    return [(s.type, s.id) for s in staged]
+
+
+def _unique(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return list(dict.fromkeys(rows))
+
+
+def _target(type: str, text: str) -> Identity:
+    """Return the identity under which a reference's target is stored: URLs have no type."""
+    return (type, text) if type and is_id(text) else ("", text)
+
+
+def _systems(rows: Rows) -> Iterable[str]:
+    yield from (system for _, system, _ in rows.token)
+    yield from (system for _, system, _, _, _ in rows.quantity)
+
+
+def _targets(rows: Rows) -> Iterable[Identity]:
+    yield from (_target(type, text) for _, type, text in rows.reference)
+    yield from (("Patient", id) for id in rows.patients)
+    yield from rows.compartments
+
+
+def _resource_row(key: int, type: int, id: str, **known: Any) -> tuple[Any, ...]:
+    """Return a row of `resource` in the order of its columns; a phantom unless more is known."""
+    row = {"key": key, "type": type, "id": id, **known}
+    blank = {"hash": b"", "manifest": b""}
+    return tuple(row.get(name, blank.get(name, 0)) for name in db.resource.c.keys())
+
+
+def _difference(
+    key: int,
+    old: Manifest,
+    new: Manifest,
+    added: Mapping[sa.Table, list[db.Row]],
+    removed: Mapping[sa.Table, list[db.Row]],
+) -> None:
+    """Append what an index lacks and what it has too much, going from `old` to `new`.
+
+    Rows carry the owner, so where the owner changed all of them change.
+    """
+    for n, table in enumerate(INDEX):
+        before = old.tables[n] if old.tables else []
+        after = new.tables[n] if new.tables else []
+        own = (new.owner,) if table in WITH_OWNER else ()
+        if before and old.owner == new.owner:
+            known, wanted = set(before), set(after)
+            removed[table] += [(key, *row) for row in before if row not in wanted]
+            added[table] += [(key, *own, *row) for row in after if row not in known]
+        else:
+            removed[table] += [(key, *row) for row in before]
+            added[table] += [(key, *own, *row) for row in after]

@@ -1,0 +1,195 @@
+"""JSON as it travels: bytes to dict without loss, and bytes to bytes without a dict between.
+
+https://hl7.org/fhir/R4/json.html
+
+Rule 1: a resource is stored and served as the bytes it came in as; only `id` and `meta` are
+spliced, and white space between tokens is dropped. Rule 2: nothing here knows a resource type.
+
+`decode` uses the standard library's scanner because it alone shows every property of an object
+(duplicates) and the text of every decimal. `compact` and `fields` use msgspec, which cuts bytes
+without looking inside them.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any, NoReturn
+
+import msgspec
+
+from app.fhir.errors import FhirError, Issue
+
+Resource = dict[str, Any]
+
+MAX_DEPTH = 64
+SURROGATE = re.compile("[\ud800-\udfff]")
+ONLY_BRACKETS = bytes(b for b in range(256) if b not in b'{}[]"')
+STRINGS = re.compile(rb'"[^"]*"')
+
+
+def malformed(text: str) -> FhirError:
+    """Return the 400 that says why the bytes are not acceptable JSON."""
+    return FhirError([Issue("error", "structure", text)])
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Resource:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise malformed(f"The property {twice[:80]!r} occurs twice in one object")
+    return found
+
+
+def _constant(name: str) -> NoReturn:
+    raise malformed(f"{name} is not a JSON number")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=Decimal, parse_constant=_constant
+)
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_ENCODER = msgspec.json.Encoder(decimal_format="number")
+_SORTED = msgspec.json.Encoder(decimal_format="number", order="sorted")
+
+
+def decode(raw: bytes) -> Resource:
+    """Return the JSON object in `raw`: decimals as Decimal, so that 1.50 stays 1.50.
+
+    Raises a 400 for anything but one well-formed UTF-8 JSON object, for duplicate properties,
+    NaN and Infinity, NUL characters, lone surrogates, and nesting deeper than `MAX_DEPTH`.
+    """
+    try:
+        text = raw.decode()
+        found = _DECODER.decode(text)
+    except UnicodeDecodeError as error:
+        raise malformed(f"The body is not UTF-8: byte {error.start} is wrong") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise malformed(f"The body is not JSON: {error.msg} at {where}") from None
+    except RecursionError:
+        raise malformed(f"The body nests deeper than {MAX_DEPTH} levels") from None
+    except (ArithmeticError, ValueError):
+        raise FhirError(
+            [Issue("error", "value", "The body holds a number that no double can hold")]
+        ) from None
+    if not isinstance(found, dict):
+        raise malformed("The body is not a JSON object")
+    if b"\\u" in raw or b"\\U" in raw or b"\0" in raw:
+        _check_characters(found)
+    if deeper_than(raw, MAX_DEPTH):
+        raise malformed(f"The body nests deeper than {MAX_DEPTH} levels")
+    return found
+
+
+def _check_characters(value: Any) -> None:
+    """Refuse what an escape can bring in and neither UTF-8 nor PostgreSQL can hold."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            stack += item.keys()
+            stack += item.values()
+        elif isinstance(item, list):
+            stack += item
+        elif isinstance(item, str):
+            if "\0" in item:
+                raise malformed("A string holds the NUL character")
+            if SURROGATE.search(item):
+                raise malformed("A string holds half of a surrogate pair")
+
+
+def deeper_than(raw: bytes, limit: int) -> bool:
+    """Return whether well-formed JSON nests more than `limit` levels.
+
+    Only the brackets outside strings are kept; then each round removes the innermost pairs, so the
+    number of rounds is the depth. A few passes over a short string, all of them in C.
+    """
+    if raw.count(b"{") + raw.count(b"[") <= limit:
+        return False
+    if b"\\" in raw:
+        raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = raw.translate(None, ONLY_BRACKETS).replace(b'""', b"")
+    if b'"' in brackets:
+        brackets = STRINGS.sub(b"", brackets)
+    for _ in range(limit):
+        brackets = brackets.replace(b"{}", b"e").replace(b"[]", b"e").replace(b"e", b"")
+        if not brackets:
+            return False
+    return True
+
+
+def compact(raw: bytes) -> bytes:
+    """Return well-formed JSON without white space between tokens; the tokens stay as they are."""
+    try:
+        return msgspec.json.format(raw, indent=-1)
+    except msgspec.DecodeError as error:
+        raise malformed(f"The body is not JSON: {error}") from None
+
+
+def pretty(raw: bytes) -> bytes:
+    """Return the same JSON indented by two spaces."""
+    return msgspec.json.format(raw, indent=2)
+
+
+def encode(value: Any) -> bytes:
+    """Return compact JSON; a Decimal is written as a number with all its digits."""
+    return _ENCODER.encode(value)
+
+
+def canonical(value: Resource) -> bytes:
+    """Return the same bytes for equal content, whatever the order of properties was."""
+    return _SORTED.encode(value)
+
+
+def fields(raw: bytes) -> dict[str, bytes]:
+    """Return the properties of a compact JSON object as raw bytes, in order.
+
+    msgspec keeps the last of two equal names, so the lengths are added up: a property that went
+    missing leaves a gap, and is refused as a duplicate.
+    """
+    try:
+        found = {name: bytes(value) for name, value in _FIELDS.decode(raw).items()}
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise malformed("Expected a JSON object") from None
+    if found and len(raw) != 1 + sum(len(n.encode()) + 4 + len(v) for n, v in found.items()):
+        raise malformed("A property occurs twice in one object, or its name is escaped")
+    return found
+
+
+def items(raw: bytes) -> list[bytes]:
+    """Return the elements of a compact JSON array as raw bytes."""
+    try:
+        return [bytes(value) for value in _LIST.decode(raw)]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise malformed("Expected a JSON array") from None
+
+
+def join(parts: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> bytes:
+    """Return the JSON object that has these raw properties in this order."""
+    pairs = parts.items() if isinstance(parts, Mapping) else parts
+    return b"{" + b",".join([b'"%b":%b' % (name.encode(), value) for name, value in pairs]) + b"}"
+
+
+def splice(raw: bytes, id: str, version: int, updated: str) -> bytes:
+    """Return a compact resource with this id, meta.versionId and meta.lastUpdated.
+
+    Other properties of `meta` stay as they are; `id` and `meta` stay in their place, or follow
+    `resourceType` where the client sent none (resource.html#Meta).
+    """
+    found = fields(raw)
+    meta = {"versionId": b'"%d"' % version, "lastUpdated": b'"%b"' % updated.encode()}
+    if "meta" in found:
+        sent = fields(found["meta"])
+        meta = {**meta, **{n: v for n, v in sent.items() if n not in meta}}
+    own = {"id": b'"%b"' % id.encode(), "meta": join(meta)}
+    missing = {name: value for name, value in own.items() if name not in found}
+    anchor = "id" if "id" in found else "resourceType"
+    placed: dict[str, bytes] = {}
+    for name, value in found.items():
+        placed[name] = own.get(name, value)
+        if name == anchor:
+            placed.update(missing)
+    return join(placed)

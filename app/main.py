@@ -1,0 +1,166 @@
+"""The composition root: settings in, a running application out. The one place that wires."""
+
+import gc
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from app import db
+from app.api.http import Endpoint
+from app.config import Settings
+from app.fhir import capability, definitions
+from app.fhir.query import Language
+from app.fhir.rest import Server
+from app.fhir.store import instant, open_catalogue
+from app.fhir.validation import Validator
+from app.fhir.values import new_id
+
+log = logging.getLogger("milepost")
+
+ROOT = Path(__file__).parents[1]
+
+
+class NotMigrated(Exception):
+    """The database is not at the migration head; the text says what to run."""
+
+
+def software_version() -> str:
+    """Return the version of the installed package."""
+    try:
+        return version("milepost")
+    except PackageNotFoundError:
+        return "0"
+
+
+def alembic_config(database_url: str) -> Config:
+    """Return Alembic's configuration for a database."""
+    config = Config(toml_file=ROOT / "pyproject.toml")
+    config.attributes["database_url"] = database_url
+    return config
+
+
+def migrate(settings: Settings) -> None:
+    """Bring the database to the migration head; a new SQLite file is made."""
+    command.upgrade(alembic_config(settings.database_url), "head")
+
+
+async def check_migrated(database: db.Database, settings: Settings) -> None:
+    """Raise NotMigrated unless the schema is at the head."""
+    head = ScriptDirectory.from_config(alembic_config(settings.database_url)).get_current_head()
+    if await database.revision() != head:
+        raise NotMigrated("The database schema is not up to date. Run: milepost migrate")
+
+
+async def check_ready(settings: Settings) -> None:
+    """Raise NotMigrated unless a server could start on these settings."""
+    limits = (settings.search_timeout_seconds, settings.database_connections)
+    await check_migrated(db.connect(settings.database_url, *limits), settings)
+
+
+def clock() -> int:
+    """Return microseconds since 1970, cut to the milliseconds that lastUpdated shows."""
+    return time.time_ns() // 1_000_000 * 1000
+
+
+def fresh_id() -> str:
+    """Return a new UUIDv7."""
+    return new_id(time.time_ns() // 1_000_000, os.urandom(10))
+
+
+@asynccontextmanager
+async def build(settings: Settings) -> AsyncIterator[Server]:
+    """Yield the engine on an open database, without HTTP; raises NotMigrated."""
+    limits = (settings.search_timeout_seconds, settings.database_connections)
+    database = db.connect(settings.database_url, *limits)
+    await check_migrated(database, settings)
+    await database.open()
+    try:
+        known = definitions.load()
+        zone = settings.zone
+        language = Language(
+            known, settings.base_url, zone, settings.page_size, settings.max_page_size
+        )
+        catalogue = await open_catalogue(database, known, settings.base_url, zone, os.urandom(32))
+        yield Server(
+            base_url=settings.base_url,
+            database=database,
+            definitions=known,
+            catalogue=catalogue,
+            validator=Validator(known),
+            language=language,
+            now=clock,
+            new_id=fresh_id,
+            statement=capability.statement(language, software_version(), instant(clock())),
+        )
+    finally:
+        await database.close()
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application: the FHIR routes, and pages that describe them.
+
+    Serving starts once the lifespan has opened the database.
+    """
+    prefix = urlsplit(settings.base_url).path
+    endpoint = Endpoint(prefix, settings.max_resource_bytes, settings.max_bundle_bytes)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with build(settings) as server:
+            endpoint.server = server
+            # What is here now stays: the collector need not look at it again
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(50_000, 20, 50)
+            yield
+
+    app = FastAPI(
+        title="Milepost",
+        version=software_version(),
+        description="A FHIR R4 server for intensive outpatient programs.",
+        lifespan=lifespan,
+        swagger_ui_parameters={"docExpansion": "none"},
+    )
+    for path in (prefix or "/", prefix + "/{rest:path}"):
+        app.router.routes.append(Route(path, endpoint))
+    app.openapi = _described(app, settings, prefix)  # type: ignore[method-assign]
+    return app
+
+
+def application() -> FastAPI:
+    """Return the application with the settings of the environment: what a server process runs."""
+    logging.basicConfig(level=logging.INFO)
+    return create_app(Settings())
+
+
+def _described(app: FastAPI, settings: Settings, prefix: str) -> Callable[[], dict[str, Any]]:
+    """Return the function that gives /openapi.json: FastAPI's own, and the FHIR routes."""
+    own = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = own()
+            language = Language(
+                definitions.load(),
+                settings.base_url,
+                settings.zone,
+                settings.page_size,
+                settings.max_page_size,
+            )
+            schema["paths"] = {**capability.openapi(language, prefix), **schema["paths"]}
+            app.openapi_schema = schema
+        return app.openapi_schema or {}
+
+    return openapi

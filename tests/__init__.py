@@ -1,0 +1,1 @@
+"""The tests: what must stay true of Milepost, on SQLite and on PostgreSQL."""

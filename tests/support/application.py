@@ -1,0 +1,53 @@
+"""The application as a client sees it, without a socket between."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+from fastapi import FastAPI
+
+from app.config import Settings
+
+JSON = "application/fhir+json"
+
+
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield a client of a server with these settings; its paths begin at the FHIR base."""
+    from app.main import create_app
+
+    app = create_app(settings)
+    async with started(app):
+        transport = httpx.ASGITransport(app)
+        headers = {"Accept": JSON, "Content-Type": JSON}
+        async with httpx.AsyncClient(
+            transport=transport, base_url=settings.base_url, headers=headers
+        ) as client:
+            yield client
+
+
+@asynccontextmanager
+async def started(app: FastAPI) -> AsyncIterator[None]:
+    """Run the lifespan of `app` in one task of its own, as a server does.
+
+    A fixture is left in another task than it was entered in, which task groups do not survive.
+    """
+    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done = asyncio.Event()
+
+    async def live() -> None:
+        async with app.router.lifespan_context(app):
+            ready.set_result(None)
+            await done.wait()
+
+    task = asyncio.create_task(live())
+    await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
+    if not ready.done():
+        ready.cancel()
+        await task  # raises what stopped the start
+    try:
+        yield
+    finally:
+        done.set()
+        await task
