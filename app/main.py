@@ -15,7 +15,6 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from fastapi import FastAPI
-from starlette.routing import Route
 
 from app import db
 from app.api.http import Endpoint
@@ -93,6 +92,10 @@ async def build(settings: Settings) -> AsyncIterator[Server]:
             known, settings.base_url, zone, settings.page_size, settings.max_page_size
         )
         catalogue = await open_catalogue(database, known, settings.base_url, zone, os.urandom(32))
+        # What is here now stays: the collector need not look at it again
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
         yield Server(
             base_url=settings.base_url,
             database=database,
@@ -114,16 +117,11 @@ def create_app(settings: Settings) -> FastAPI:
     Serving starts once the lifespan has opened the database.
     """
     prefix = urlsplit(settings.base_url).path
-    endpoint = Endpoint(prefix, settings.max_resource_bytes, settings.max_bundle_bytes)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with build(settings) as server:
-            endpoint.server = server
-            # What is here now stays: the collector need not look at it again
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(50_000, 20, 50)
+            app.state.server = server
             yield
 
     app = FastAPI(
@@ -133,8 +131,12 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         swagger_ui_parameters={"docExpansion": "none"},
     )
-    for path in (prefix or "/", prefix + "/{rest:path}"):
-        app.router.routes.append(Route(path, endpoint))
+    app.add_middleware(
+        Endpoint,
+        prefix=prefix,
+        max_resource_bytes=settings.max_resource_bytes,
+        max_bundle_bytes=settings.max_bundle_bytes,
+    )
     app.openapi = _described(app, settings, prefix)  # type: ignore[method-assign]
     return app
 

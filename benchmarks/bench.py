@@ -30,8 +30,9 @@ from tests.support.postgresql import postgresql
 from tests.support.process import command, environment, free_port
 
 UVICORN = ["--log-level", "warning", "--no-access-log", "--loop", "uvloop", "--http", "httptools"]
-COLUMNS = ["", "CPU µs", "floors", "PostgreSQL µs", "a second", "p50 ms", "p99 ms"]
+COLUMNS = ["", "CPU µs", "floors", "PG µs", "a second", "p50 ms", "p99 ms"]
 ENGINES = ["SQLite", "PostgreSQL"]
+WIDTH = 104
 WARM_UP_SECONDS = 0.5
 LEAST_LOADED = 2000
 MOST_IDLE_MIB = 150
@@ -72,16 +73,18 @@ class Bench:
         arguments = ["uvicorn", "benchmarks.floor:app", "--port", str(port), *UVICORN]
         with served(arguments, port, dict(os.environ)) as server:
             spent, _, *rest = self.figures(server, None, [message("GET", "/metadata")], 16)
-        self.add("the floor: bare uvicorn", f"{spent:,.0f}", "1", "", *rest)
+        self.add("bare uvicorn: the floor", f"{spent:,.0f}", "1", "", *rest)
         return spent
 
     def measure(self, engine: str, url: str, database: int | None, floor: float) -> None:
         """Add all rows of one engine."""
         port = free_port()
-        env = environment(url, port=port, base_url=f"http://127.0.0.1:{port}/fhir")
-        subprocess.run(command("migrate"), env=env, check=True)
+        base_url = f"http://127.0.0.1:{port}/fhir"
+        env = environment(url, port=port, base_url=base_url, log_level="warning")
+        subprocess.run(command("migrate"), env=env, check=True, stdout=subprocess.DEVNULL)
         self.table.add_section()
-        self.measure_load(engine, env, database)
+        self.add(f"[bold]{engine}[/bold]")
+        self.measure_load(env, database)
         starts = []
         for _ in range(self.runs):
             with served(["app.cli", "serve"], port, env) as server:
@@ -93,13 +96,13 @@ class Bench:
                 mine, other, *rest = self.figures(server, database, requests, row.connections)
                 floors = judged(mine / floor, row.limits[ENGINES.index(engine)], form=".1f")
                 beside = f"{other:,.0f}" if database else ""
-                self.add(f"{engine}: {row.name}", f"{mine:,.0f}", floors, beside, *rest)
-            self.add(f"{engine}: MiB, idle worker", judged(idle, MOST_IDLE_MIB))
-            self.add(f"{engine}: MiB, at most", f"{peak_memory(server.pid):,.0f}")
+                self.add(row.name, f"{mine:,.0f}", floors, beside, *rest)
+            self.add("MiB, idle worker", judged(idle, MOST_IDLE_MIB))
+            self.add("MiB, at most", f"{peak_memory(server.pid):,.0f}")
         ready = judged(median(starts), MOST_START_SECONDS, form=".2f")
-        self.add(f"{engine}: seconds from start to first answer", ready)
+        self.add("seconds until it answers", ready)
 
-    def measure_load(self, engine: str, env: dict[str, str], database: int | None) -> None:
+    def measure_load(self, env: dict[str, str], database: int | None) -> None:
         """Load the files with one process, validation on, and add the row."""
         resources = sum(entries(path) for path in self.files)
         before, start, used = cpu(database), time.monotonic(), children()
@@ -110,8 +113,9 @@ class Bench:
         seconds, used = time.monotonic() - start, children() - used
         beside = f"{(cpu(database) - before) / resources * 1e6:,.0f}" if database else ""
         rate = judged(-resources / seconds, -LEAST_LOADED)
-        name = f"{engine}: load of {resources:,} resources"
-        self.add(name, f"{used / resources * 1e6:,.0f}", "", beside, rate)
+        self.add(
+            f"load of {resources:,} resources", f"{used / resources * 1e6:,.0f}", "", beside, rate
+        )
 
     def add(self, *cells: str | float) -> None:
         """Add a row; plain numbers are a rate and two latencies."""
@@ -157,8 +161,9 @@ def main(
 ) -> None:
     """Measure Milepost and print one table."""
     table = Table(*COLUMNS, title="Milepost")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    for column in table.columns:
+        column.no_wrap = True
+        column.justify = "left" if column is table.columns[0] else "right"
     # Spawned, so that it shares nothing with this process
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
     with tempfile.TemporaryDirectory(prefix="milepost-bench-") as name, pool:
@@ -168,7 +173,7 @@ def main(
         for one in engine or ENGINES:
             with database(one, scratch) as (url, pid):
                 bench.measure(one, url, pid, floor)
-    Console().print(table)
+    Console(width=max(Console().width, WIDTH)).print(table)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
 
 import uvloop
 
@@ -41,8 +43,7 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the first request."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
         self.send()
 
     def send(self) -> None:
@@ -81,12 +82,10 @@ async def generated(
     circle = itertools.cycle(requests)
     start = time.perf_counter()
     loop = asyncio.get_running_loop()
-    clients = [
-        (await loop.create_connection(lambda: Client(circle, start + seconds, result), port=port))[
-            1
-        ]
-        for _ in range(connections)
-    ]
+    clients = []
+    for _ in range(connections):
+        make = partial(Client, circle, start + seconds, result)
+        clients.append((await loop.create_connection(make, "127.0.0.1", port))[1])
     await asyncio.gather(*(client.done for client in clients))
     result.seconds = time.perf_counter() - start
     return result

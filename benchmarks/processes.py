@@ -62,12 +62,11 @@ class Server:
 
 
 @contextmanager
-def served(
-    arguments: list[str], port: int, environment: Mapping[str, str] | None = None
-) -> Iterator[Server]:
+def served(arguments: list[str], port: int, environment: Mapping[str, str]) -> Iterator[Server]:
     """Yield the server `python -m ARGUMENTS`, which listens on `port`, and end it afterwards."""
     start = time.monotonic()
-    popen = subprocess.Popen([sys.executable, "-m", *arguments], env=environment)
+    command = [sys.executable, "-m", *arguments]
+    popen = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     try:
         ready_seconds = answering(popen, port) - start
         yield Server(popen.pid, port, ready_seconds)

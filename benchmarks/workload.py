@@ -19,7 +19,7 @@ Requests = Callable[[Server], list[bytes]]
 
 CODES = ["8302-2", "29463-7", "8867-4", "9279-1", "8480-6", "44261-6", "70274-6", "72166-2"]
 SYSTEMS = ["mrn", "ssn", "license", "passport"]
-BUNDLES = 60
+BUNDLES = 120
 ENTRIES = 100
 
 
@@ -131,7 +131,7 @@ def updates(server: Server) -> list[bytes]:
 ROWS = [
     Row("read", of_each_patient("/Patient/{id}"), limits=(4, 5)),
     Row("vread", of_each_patient("/Patient/{id}/_history/1")),
-    Row("search page of 20 by token", token_pages, limits=(12, 12)),
+    Row("search by token, page of 20", token_pages, limits=(12, 12)),
     Row(
         "search by patient and date",
         of_each_patient("/Encounter?patient={id}&date=ge2012-01-01"),
@@ -143,7 +143,7 @@ ROWS = [
         limits=(35, 35),
     ),
     Row(
-        "transaction of 100 entries",
+        "transaction of 100",
         lambda _: [message("POST", "", bundle(1000 + n)) for n in range(50)],
         connections=2,
     ),

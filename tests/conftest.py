@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import httpx
+import hypothesis
 import pytest
 
 from app.config import Settings
@@ -20,6 +21,16 @@ from tests.support.postgresql import PostgreSQL, postgresql
 
 ENGINES = ["sqlite", "postgresql"]
 BASE_URL = "http://milepost.test/fhir"
+
+# The same examples every time, and no verdict on how fast the machine is;
+# `pytest --hypothesis-profile default` looks for new ones
+hypothesis.settings.register_profile(
+    "milepost",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("milepost")
 
 
 @pytest.fixture(scope="session", autouse=True)

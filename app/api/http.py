@@ -3,7 +3,7 @@
 https://hl7.org/fhir/R4/http.html
 
 The FHIR routes are one raw ASGI endpoint, not FastAPI path functions: a path function costs more
-than a whole read (docs/decisions.md).
+than a whole read, and the router alone as much (docs/decisions.md).
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -21,6 +21,7 @@ from app.fhir.wire import pretty
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 FHIR_JSON = "application/fhir+json"
 JSON_TYPES = frozenset({FHIR_JSON, "application/json"})
@@ -33,38 +34,49 @@ URL_LIMIT = 16 * 1024
 
 
 class Endpoint:
-    """The ASGI endpoint of all FHIR routes; `server` is set when the application starts."""
+    """Answers every request below `prefix`; all others go on to `app`.
 
-    def __init__(self, prefix: str, max_resource_bytes: int, max_bundle_bytes: int) -> None:
+    It is an ASGI middleware rather than a route: below the prefix nothing else is looked at. The
+    engine is what the lifespan has put into the application's state.
+    """
+
+    def __init__(
+        self, app: App, prefix: str, max_resource_bytes: int, max_bundle_bytes: int
+    ) -> None:
+        self.app = app
         self.prefix = prefix
         self.max_resource_bytes = max_resource_bytes
         self.max_bundle_bytes = max_bundle_bytes
-        self.server: Server | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        assert self.server is not None
-        headers: dict[str, str] = {}
+        """Answer one request, or pass it on."""
+        if scope["type"] != "http" or not self.below(scope["path"]):
+            await self.app(scope, receive, send)
+            return
+        server: Server = scope["app"].state.server
         try:
             headers = _headers(scope["headers"])
-            asked = await self.interaction(scope, headers, receive)
+            asked = await self.interaction(server, scope, headers, receive)
             _check_format(asked.pairs, headers)
         except FhirError as error:
-            await respond(send, self.server.base_url, refusal(error), ())
+            await respond(send, server.base_url, refusal(error), ())
             return
-        reply = await handle(self.server, ANYONE, asked)
-        await respond(send, self.server.base_url, reply, asked.pairs)
+        reply = await handle(server, ANYONE, asked)
+        await respond(send, server.base_url, reply, asked.pairs)
+
+    def below(self, path: str) -> bool:
+        """Return whether a path is the FHIR base or below it."""
+        return path.startswith(self.prefix) and path[len(self.prefix) :][:1] in ("", "/")
 
     async def interaction(
-        self, scope: Scope, headers: Mapping[str, str], receive: Receive
+        self, server: Server, scope: Scope, headers: Mapping[str, str], receive: Receive
     ) -> Interaction:
         """Return what the request asks; raises a FhirError that says what is wrong with it."""
-        assert self.server is not None
         query = scope["query_string"]
         if len(query) + len(scope["path"]) > URL_LIMIT:
             raise refused("too-long", "The URL is too long; POST to _search instead", status=414)
         method, path = scope["method"], scope["path"][len(self.prefix) :].strip("/")
-        numbers = self.server.definitions.type_numbers
-        found, type, id, version = route(method, path, numbers)
+        found, type, id, version = route(method, path, server.definitions.type_numbers)
         pairs = parse_query(query.decode("ascii", "replace")) if query else ()
         body = b""
         if method == "POST" or method == "PUT":

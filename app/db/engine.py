@@ -22,6 +22,9 @@ class Connection(Protocol):
     async def rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Row]:
         """Return the rows of a statement in its order."""
 
+    async def snapshot(self) -> None:
+        """Make all statements of a search see the same data; one statement needs no snapshot."""
+
     async def change(self, changes: Sequence[Change]) -> None:
         """Apply the changes, one statement a table."""
 

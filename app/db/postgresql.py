@@ -20,6 +20,7 @@ from app.db.statements import (
     Row,
     Statement,
     arguments,
+    postgresql_arguments,
     postgresql_change,
 )
 from app.db.tables import KEY_BLOCK
@@ -28,6 +29,7 @@ T = TypeVar("T")
 
 ACQUIRE_SECONDS = 5.0
 ATTEMPTS = 5
+PREPARED = 500  # statements that a connection keeps
 RETRY = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 SEARCH_SETTINGS = {"plan_cache_mode": "force_custom_plan", "default_transaction_read_only": "on"}
 
@@ -39,15 +41,24 @@ class PostgresConnection:
     raw: asyncpg.Connection
     database: "PostgresDatabase"
     prepared: dict[str, Any] = field(default_factory=dict)
+    in_snapshot: bool = False
 
     async def rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Row]:
         return await self.fetch(statement.text, arguments(statement, values))
 
-    async def fetch(self, text: str, arguments: Sequence[Any]) -> Sequence[Row]:
+    async def fetch(self, text: str, given: Sequence[Any]) -> Sequence[Row]:
+        """Return the rows of a statement, prepared on its first use."""
         prepared = self.prepared.get(text)
         if prepared is None:
+            if len(self.prepared) >= PREPARED:
+                self.prepared.clear()
             prepared = self.prepared[text] = await self.raw.prepare(text)
-        return cast("Sequence[Row]", await prepared.fetch(*arguments))
+        return cast("Sequence[Row]", await prepared.fetch(*given))
+
+    async def snapshot(self) -> None:
+        if not self.in_snapshot:
+            self.in_snapshot = True
+            await self.raw.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
 
     async def change(self, changes: Sequence[Change]) -> None:
         """Apply all changes in one round trip: one statement a table, joined as a WITH query."""
@@ -55,8 +66,8 @@ class PostgresConnection:
         if not used:
             return
         shape = tuple((c.kind, c.table, c.columns, c.by) for c in used)
-        arguments = [list(column) for c in used for column in zip(*c.rows, strict=True)]
-        await self.fetch(_postgresql_text(shape), arguments)
+        given = [argument for c in used for argument in postgresql_arguments(c)]
+        await self.fetch(_postgresql_text(shape), given)
 
     async def keys(self, count: int) -> list[int]:
         free = self.database.free_keys
@@ -201,12 +212,13 @@ class PostgresDatabase:
     async def search(self, work: Work[T]) -> T:
         connection = await self.searches.acquire()
         try:
-            await connection.raw.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             return await work(connection)
         except asyncpg.QueryCanceledError as error:
             raise TooSlow(f"stopped after {self.search_seconds:g} s") from error
         finally:
-            await self._end(connection, "ROLLBACK")
+            if connection.in_snapshot:
+                connection.in_snapshot = False
+                await self._end(connection, "ROLLBACK")
             self.searches.release(connection)
 
     async def write(self, work: Work[T]) -> T:

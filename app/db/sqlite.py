@@ -17,7 +17,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -35,6 +35,7 @@ GROUP_SIZE = 64
 GROUP_SECONDS = 0.002
 READERS = 4
 PROGRESS_STEPS = 10_000
+INLINE_STEPS = 20_000  # about a millisecond of SQLite's virtual machine
 SYSTEMS = "SELECT uri, system FROM system_dictionary WHERE uri IN (SELECT value FROM json_each(?))"
 
 
@@ -85,6 +86,21 @@ class SqliteConnection:
             for value in arguments(statement, values)
         ]
         return self.raw.execute(statement.text, given).fetchall()
+
+    async def snapshot(self) -> None:
+        if not self.raw.in_transaction:
+            self.raw.execute("BEGIN")
+
+    @contextlib.contextmanager
+    def limited(self, steps: int, stop: Callable[[], bool]) -> Iterator[None]:
+        """Ask `stop` every so many steps; a search that it ends raises an interrupt."""
+        self.raw.set_progress_handler(stop, steps)
+        try:
+            yield
+        finally:
+            self.raw.set_progress_handler(None, 0)
+            if self.raw.in_transaction:
+                self.raw.execute("ROLLBACK")
 
     async def change(self, changes: Sequence[Change]) -> None:
         for change in changes:
@@ -167,6 +183,7 @@ def _sqlite_text(kind: Any, table: sa.Table, columns: tuple[str, ...], by: tuple
 
 
 def change_text(change: Change) -> str:
+    """Return the statement of a change, built once for each of its shapes."""
     return _sqlite_text(change.kind, change.table, change.columns, change.by)
 
 
@@ -238,6 +255,17 @@ class SqliteDatabase:
             raise
 
     async def search(self, work: Work[T]) -> T:
+        """Run a cheap search in the loop; hand one that turns out to be dear to a reader thread.
+
+        The hop to a thread costs more than most searches, so a search first runs in the loop, but
+        is stopped after INLINE_STEPS. It only reads, so it can begin again in the thread.
+        """
+        try:
+            with self.reader.limited(INLINE_STEPS, lambda: True):
+                return await work(self.reader)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                raise
         return await asyncio.get_running_loop().run_in_executor(self.threads, self._search, work)
 
     def _search(self, work: Work[T]) -> T:
@@ -247,17 +275,13 @@ class SqliteDatabase:
             self.local.connection = connection
             self.opened.append(connection)
         deadline = time.monotonic() + self.search_seconds
-        connection.raw.set_progress_handler(lambda: time.monotonic() > deadline, PROGRESS_STEPS)
-        connection.raw.execute("BEGIN")
         try:
-            return drive(work(connection))
+            with connection.limited(PROGRESS_STEPS, lambda: time.monotonic() > deadline):
+                return drive(work(connection))
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                 raise TooSlow(f"stopped after {self.search_seconds:g} s") from error
             raise
-        finally:
-            connection.raw.set_progress_handler(None, 0)
-            connection.raw.execute("ROLLBACK")
 
     async def write(self, work: Work[T]) -> T:
         loop = asyncio.get_running_loop()

@@ -6,6 +6,7 @@ mention of a resource. Scopes, consent and compartments become such trees (docs/
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from typing import Literal
 
@@ -14,7 +15,7 @@ from app.fhir.query import All, Query
 Right = Literal["create", "read", "update", "delete", "search"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Policy:
     """What may be seen: the tree of a (type, right), else `otherwise`.
 
@@ -29,6 +30,7 @@ class Policy:
         """Return the tree that resources of `type` must satisfy under `right`."""
         return self.trees.get((type, right), self.otherwise)
 
+    @cached_property
     def digest(self) -> str:
         """Return a short text that differs between policies: a cursor is bound to it."""
         rows = sorted((*key, repr(tree)) for key, tree in self.trees.items())

@@ -15,10 +15,9 @@ from typing import Any
 
 from app.fhir.definitions import Definitions
 from app.fhir.errors import FhirError, Issue, refused
-from app.fhir.interaction import Interaction, Pairs, Reply, Route, parse_query, route
-from app.fhir.query import unparse
+from app.fhir.interaction import Interaction, Reply, Route, parse_query, route
 from app.fhir.values import parse_reference
-from app.fhir.wire import Resource, decode, encode, fields, items, join
+from app.fhir.wire import Buffer, Resource, decode, encode, fields, items, join
 
 # http.html#trules: the order in which a transaction is processed
 ORDER = {"delete": 0, "create": 1, "update": 2}
@@ -47,7 +46,7 @@ def plan(raw: bytes, definitions: Definitions, base_url: str) -> tuple[str, list
     Raises a FhirError that names every entry without a proper request (bundle.html, bdl-3).
     """
     found = fields(raw)
-    kind = decode(b'{"type":' + found.get("type", b"null") + b"}")["type"]
+    kind = value(found, "type")
     if kind not in ("batch", "transaction"):
         text = "Only a Bundle of type batch or transaction can be posted here"
         raise FhirError([Issue("error", "value", text, "Bundle.type")], 400)
@@ -64,21 +63,28 @@ def plan(raw: bytes, definitions: Definitions, base_url: str) -> tuple[str, list
     return str(kind), entries
 
 
+def value(parts: Mapping[str, Buffer], name: str) -> Any:
+    """Return one raw property decoded, None if it is not there."""
+    return decode(join([(name, parts[name])]))[name] if name in parts else None
+
+
 def envelope(raw: bytes) -> Resource:
     """Return a compact Bundle decoded, without the resources in its entries."""
-    found = fields(raw)
-    cuts = [fields(cut) for cut in items(found["entry"])] if "entry" in found else []
-    bare = [join({n: v for n, v in cut.items() if n != "resource"}) for cut in cuts]
-    return decode(join({**found, "entry": b"[" + b",".join(bare) + b"]"} if bare else found))
+    found: dict[str, Buffer] = {**fields(raw)}
+    if "entry" in found:
+        cuts = [fields(cut) for cut in items(found["entry"])]
+        bare = [join((n, v) for n, v in cut.items() if n != "resource") for cut in cuts]
+        found["entry"] = b"[" + b",".join(bare) + b"]"
+    return decode(join(found))
 
 
 def _entry(place: str, cut: bytes, definitions: Definitions, base_url: str) -> Entry:
     parts = fields(cut)
-    asked = decode(parts["request"]) if "request" in parts else {}
+    asked = decode(bytes(parts["request"])) if "request" in parts else {}
     method, url = asked.get("method"), asked.get("url")
     if not isinstance(method, str) or not isinstance(url, str):
         raise refused("required", "An entry needs a request with method and url", "request")
-    full_url = decode(b'{"fullUrl":' + parts.get("fullUrl", b'""') + b"}")["fullUrl"]
+    full_url = value(parts, "fullUrl") or ""
     path, _, query = url.removeprefix(base_url).lstrip("/").partition("?")
     found, type, id, version = route(method, path, definitions.type_numbers)
     _check_request(found, query, parts)
@@ -88,7 +94,7 @@ def _entry(place: str, cut: bytes, definitions: Definitions, base_url: str) -> E
         id=id,
         version=version,
         pairs=parse_query(query),
-        body=parts.get("resource", b""),
+        body=bytes(parts.get("resource", b"")),
         if_match=str(asked.get("ifMatch", "")),
         if_none_match=str(asked.get("ifNoneMatch", "")),
         if_none_exist=str(asked.get("ifNoneExist", "")),
@@ -97,7 +103,7 @@ def _entry(place: str, cut: bytes, definitions: Definitions, base_url: str) -> E
     return Entry(place, str(full_url), interaction)
 
 
-def _check_request(found: Route, query: str, parts: Mapping[str, bytes]) -> None:
+def _check_request(found: Route, query: str, parts: Mapping[str, Buffer]) -> None:
     if found.code in ("batch", "capabilities"):
         raise refused("not-supported", "This interaction cannot be part of a Bundle", "request.url")
     if query and found.writes:
@@ -228,11 +234,11 @@ def _bundle(kind: str, parts: Iterable[tuple[str, bytes]], entries: Sequence[byt
     return join([("resourceType", b'"Bundle"'), ("type", _quoted(kind)), *parts, *rows])
 
 
-def page_links(url: str, applied: Pairs, cursor: str) -> list[tuple[str, str]]:
-    """Return the self link, and the next link where there is a cursor."""
-    links = [("self", f"{url}?{unparse(applied)}" if applied else url)]
+def page_links(url: str, applied: str, cursor: str) -> list[tuple[str, str]]:
+    """Return the self link, and the next link where there is a cursor; `applied` is a query."""
+    links = [("self", f"{url}?{applied}" if applied else url)]
     if cursor:
-        links.append(("next", f"{url}?{unparse((*applied, ('_cursor', cursor)))}"))
+        links.append(("next", f"{url}?{applied}{'&' if applied else ''}_cursor={cursor}"))
     return links
 
 

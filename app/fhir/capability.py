@@ -184,9 +184,8 @@ def _add(paths: dict[str, Json], path: str, route: Route, tag: str, more: list[J
     """Add one operation; `more` are the type's parameters, of which a read takes no search ones."""
     searches = route.code == "search-type" and route.method == "GET"
     parameters = [p for p in more if p["in"] == "path" or searches]
-    for name in ("id", "vid"):
-        if f"[{name}]" in path:
-            parameters.append(_placeholder(name, {"type": "string"}))
+    inside = [name for name in ("id", "vid") if f"[{name}]" in path]
+    parameters += [_placeholder(name, {"type": "string"}) for name in inside]
     if searches or "history" in route.code:
         parameters.append(_query("_count", "Entries on a page"))
     if "history" in route.code:

@@ -127,17 +127,18 @@ class Definitions:
     @cached_property
     def search_parameters(self) -> Mapping[str, Mapping[str, SearchParameter]]:
         """Return, for each resource type, its parameters by code, inherited ones included."""
+        heirs: dict[str, list[str]] = {}
+        for name in self.resource_types:
+            for base in (name, *self.ancestors(name)):
+                heirs.setdefault(base, []).append(name)
         found: dict[str, dict[str, SearchParameter]] = {t: {} for t in self.resource_types}
         for parameter in self.parameters:
-            for name, own in found.items():
-                if name in parameter.base or not set(self.ancestors(name)).isdisjoint(
-                    parameter.base
-                ):
-                    own[parameter.code] = parameter
+            for name in {heir for base in parameter.base for heir in heirs.get(base, ())}:
+                found[name][parameter.code] = parameter
         return found
 
     def ancestors(self, name: str) -> tuple[str, ...]:
-        """Return the types that `name` specialises, nearest first (`DomainResource`, `Resource`)."""
+        """Return the types that `name` specialises, nearest first."""
         line = []
         while base := self.structures[name].base:
             line.append(base)

@@ -49,11 +49,14 @@ ROUTES = (
     Route("vread", "GET", "[type]/[id]/_history/[vid]", "instance"),
 )
 
-# (method, how many path segments, the fixed words among them) -> route
+# The words that stand for themselves in a path; any other segment is a type, an id or a version
+WORDS = frozenset(
+    part for route in ROUTES for part in route.path.split("/") if part and part[0] != "["
+)
 _BY_SHAPE = {
     (
         route.method,
-        tuple(None if part.startswith("[") else part for part in route.path.split("/") if part),
+        tuple(part if part in WORDS else "" for part in route.path.split("/") if part),
     ): route
     for route in ROUTES
 }
@@ -104,41 +107,23 @@ def route(method: str, path: str, types: Mapping[str, int]) -> tuple[Route, str,
     for an id that is none (datatypes.html#id).
     """
     parts = path.strip("/").split("/") if path.strip("/") else []
-    found = _match(method, parts)
+    shape = tuple(part if part in WORDS else "" for part in parts)
+    found = _BY_SHAPE.get((method, shape))
     if found is None:
-        allowed = sorted({m for m, _ in _BY_SHAPE if _match(m, parts)})
+        allowed = sorted(m for m, s in _BY_SHAPE if s == shape)
         if allowed:
             text = f"{method} is not supported here; this address takes {', '.join(allowed)}"
             raise refused("not-supported", text, status=405)
         raise refused("not-found", f"There is no interaction at /{path[:200]}")
-    named = {
-        name: part
-        for name, part in zip(found.path.split("/"), parts, strict=False)
-        if name.startswith("[")
-    }
-    type, id, version = (named.get(name, "") for name in ("[type]", "[id]", "[vid]"))
+    type, id, version = (*(part for part in parts if part not in WORDS), "", "", "")[:3]
     if type and type not in types:
         raise refused("not-found", f"{type[:64]!r} is not an R4 resource type")
-    if "[id]" in named and not ID.fullmatch(id):
+    if id.startswith("$"):
+        raise refused("not-found", f"The operation {id[:64]} is not supported")
+    if id and not ID.fullmatch(id):
         text = "An id is 1 to 64 characters of A-Z a-z 0-9 - ."
         raise refused("value", text, f"{type}.id", status=400)
     return found, type, id, version
-
-
-def _match(method: str, parts: list[str]) -> Route | None:
-    """Return the route whose fixed words stand where they should, most fixed words first."""
-    best: Route | None = None
-    words = -1
-    for (verb, shape), candidate in _BY_SHAPE.items():
-        if verb != method or len(shape) != len(parts):
-            continue
-        if all(
-            w == p if w else not p.startswith(("_", "$")) for w, p in zip(shape, parts, strict=True)
-        ):
-            fixed = sum(1 for word in shape if word)
-            if fixed > words:
-                best, words = candidate, fixed
-    return best
 
 
 def parse_query(text: str) -> Pairs:

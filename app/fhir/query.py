@@ -121,14 +121,14 @@ Query = All | Nothing | And | Or | Not | Match | Member
 class Search:
     """A parsed search: what to find, how many on a page, after which cursor.
 
-    `applied` are the pairs that took effect, as the self link shows them.
+    `applied` is the query string of the pairs that took effect, as the self link shows it.
     """
 
     type: str
     where: Query
     count: int
     cursor: str
-    applied: Pairs
+    applied: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,9 @@ class Language:
             where=And(parts) if parts else All(),
             count=self.count(given.get("_count")),
             cursor=given.get(CURSOR, ""),
-            applied=tuple((n, v) for n, v in used if n not in (CURSOR, "_format", "_pretty")),
+            applied=unparse(
+                tuple((n, v) for n, v in used if n not in (CURSOR, "_format", "_pretty"))
+            ),
         )
 
     def count(self, text: str | None) -> int:

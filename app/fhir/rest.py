@@ -20,7 +20,7 @@ from typing import Any
 
 from app import db
 from app.fhir import bundle
-from app.fhir.access import Caller, Right
+from app.fhir.access import Caller
 from app.fhir.bundle import Entry, Links
 from app.fhir.definitions import Definitions
 from app.fhir.errors import STATUS, FhirError, Issue, outcome, refused
@@ -33,6 +33,7 @@ from app.fhir.wire import Resource, compact, decode, encode, fields
 
 log = logging.getLogger("milepost")
 
+WRITES = frozenset({"create", "update", "delete"})
 BREATH = 20  # entries of a Bundle between two turns of the event loop
 EARLIEST = -(2**62)
 
@@ -140,12 +141,14 @@ async def _perform_write(
     if asked.code == "create" and prepared is not None:
         if asked.if_none_exist and (found := await _existing(server, store, asked)):
             return found
-        return create(server, store, asked, server.new_id(), prepared)
+        return create(store, asked, server.new_id(), prepared, server.now())
     identity = (asked.type, asked.id)
     if asked.code == "delete":
-        return await delete(server, store, asked, (await store.lock([identity]))[identity])
+        known = (await store.lock([identity])).get(identity)
+        return await delete(store, asked, known, server.now())
     assert prepared is not None
-    return await update(server, store, asked, (await store.lock([identity]))[identity], prepared)
+    locked = await store.lock([identity], [identity])
+    return await update(store, asked, locked[identity], prepared, server.now())
 
 
 def _preferred(reply: Reply, asked: Interaction) -> Reply:
@@ -225,13 +228,13 @@ def _not_modified(asked: Interaction, found: Version) -> bool:
     return since is not None and found.updated // 1_000_000 <= since // 1_000_000
 
 
-async def read(server: Server, store: Store, asked: Interaction) -> Reply:
+async def read(_: Server, store: Store, asked: Interaction) -> Reply:
     """Return the current version, or 304 if the client has it (http.html#read)."""
     check_parameters(asked, ())
     return _reading(asked, await store.read(asked.type, asked.id))
 
 
-async def vread(server: Server, store: Store, asked: Interaction) -> Reply:
+async def vread(_: Server, store: Store, asked: Interaction) -> Reply:
     """Return one version (http.html#vread)."""
     check_parameters(asked, ())
     return _reading(asked, await store.vread(asked.type, asked.id, asked.version))
@@ -243,51 +246,47 @@ def _reading(asked: Interaction, found: Version) -> Reply:
     return Reply(200, found.body, found.version, found.updated)
 
 
-def create(server: Server, store: Store, asked: Interaction, id: str, prepared: Prepared) -> Reply:
+def create(store: Store, asked: Interaction, id: str, prepared: Prepared, now: int) -> Reply:
     """Stage a new resource under a new id; the id in the body is ignored (http.html#create)."""
-    version, _ = store.put(asked.type, id, prepared.raw, prepared.resource, None, server.now())
+    version, _ = store.put(asked.type, id, prepared.raw, prepared.resource, None, now)
     return _written(version, 201)
 
 
 async def update(
-    server: Server, store: Store, asked: Interaction, current: Current, prepared: Prepared
+    store: Store, asked: Interaction, current: Current, prepared: Prepared, now: int
 ) -> Reply:
     """Stage a new version, or the first one under the client's id (http.html#update, #upsert)."""
-    await _require_visible(store, asked, current, "update")
+    if current.state == LIVE and not await store.visible(current, asked.type, "update"):
+        raise refused("not-found", f"There is no {asked.type}/{asked.id}")
     _require_version(asked, current)
-    version, _ = store.put(
-        asked.type, asked.id, prepared.raw, prepared.resource, current, server.now()
-    )
+    version, _ = store.put(asked.type, asked.id, prepared.raw, prepared.resource, current, now)
     return _written(version, 201 if version.op == CREATED else 200)
 
 
-async def delete(server: Server, store: Store, asked: Interaction, current: Current) -> Reply:
-    """Stage a deletion; what is not there is deleted already, and that is a 204 (http.html#delete)."""
+async def delete(store: Store, asked: Interaction, current: Current | None, now: int) -> Reply:
+    """Stage a deletion; what is not there counts as deleted: 204 (http.html#delete)."""
+    if current and (
+        current.state != LIVE or not await store.visible(current, asked.type, "delete")
+    ):
+        current = None
     _require_version(asked, current)
-    if current.state != LIVE or not await store.visible(current, asked.type, "delete"):
+    if current is None:
         return Reply(204)
-    version = store.delete(asked.type, asked.id, current, server.now())
+    version = store.delete(asked.type, asked.id, current, now)
     return Reply(204, b"", version.version, version.updated)
 
 
-async def _require_visible(
-    store: Store, asked: Interaction, current: Current, right: Right
-) -> None:
-    if current.state == LIVE and not await store.visible(current, asked.type, right):
-        raise refused("not-found", f"There is no {asked.type}/{asked.id}")
-
-
-def _require_version(asked: Interaction, current: Current) -> None:
+def _require_version(asked: Interaction, current: Current | None) -> None:
     """Refuse a write that was made against another version (http.html#concurrency)."""
-    exists = current.state == LIVE
-    if asked.if_none_match and exists and matches(asked.if_none_match, current.version):
+    version = current.version if current is not None and current.state == LIVE else 0
+    if version and asked.if_none_match and matches(asked.if_none_match, version):
         raise refused("conflict", f"{asked.type}/{asked.id} exists", status=412)
     if not asked.if_match:
         return
-    if not exists:
+    if not version:
         raise refused("conflict", f"{asked.type}/{asked.id} does not exist", status=412)
-    if not matches(asked.if_match, current.version):
-        text = f"{asked.type} is at version {current.version}, not {_tag(asked.if_match)}"
+    if not matches(asked.if_match, version):
+        text = f"{asked.type} is at version {version}, not {_tag(asked.if_match)}"
         raise refused("conflict", text, status=412)
 
 
@@ -305,13 +304,18 @@ async def _existing(server: Server, store: Store, asked: Interaction) -> Reply |
 
     The criteria are locked first, so that of two requests at once the second finds the first.
     """
+    await store.connection.exclusive([criteria(asked)])
     pairs = parse_query(asked.if_none_exist)
-    await store.connection.exclusive([f"{asked.type}?{unparse(pairs)}"])
     found = await _find(server, store, asked.type, pairs, "If-None-Exist")
     if found is None:
         return None
     current = await store.read(asked.type, found)
     return _written(current, 200)
+
+
+def criteria(asked: Interaction) -> str:
+    """Return a name for the criteria of a conditional create: equal criteria, equal name."""
+    return f"{asked.type}?{unparse(tuple(sorted(parse_query(asked.if_none_exist))))}"
 
 
 async def _find(server: Server, store: Store, type: str, pairs: Pairs, where: str) -> str | None:
@@ -352,7 +356,7 @@ async def history(server: Server, store: Store, asked: Interaction) -> Reply:
         for v in page.entries
     ]
     path = "/".join(part for part in (server.base_url, asked.type, asked.id, "_history") if part)
-    applied = tuple(p for p in asked.pairs if p[1] and p[0] in ("_count", "_since"))
+    applied = unparse(tuple(p for p in asked.pairs if p[1] and p[0] in ("_count", "_since")))
     links = bundle.page_links(path, applied, page.cursor)
     return Reply(200, bundle.history(entries, links))
 
@@ -384,7 +388,7 @@ async def _bundle(server: Server, caller: Caller, asked: Interaction) -> Reply:
     """Run the entries of a Bundle one by one, or as one transaction (http.html#transaction)."""
     check_parameters(asked, ())
     raw = compact(asked.body)
-    if decode_type(raw) != "Bundle":
+    if bundle.value(fields(raw), "resourceType") != "Bundle":
         text = "resourceType must be Bundle at the base of the server"
         raise FhirError([Issue("error", "invalid", text, "resourceType")])
     kind, entries = bundle.plan(raw, server.definitions, server.base_url)
@@ -400,12 +404,6 @@ async def _bundle(server: Server, caller: Caller, asked: Interaction) -> Reply:
     )
 
 
-def decode_type(raw: bytes) -> str:
-    """Return the resourceType of a compact resource without decoding the rest."""
-    found = fields(raw).get("resourceType", b'""')
-    return str(decode(b'{"is":' + found + b"}")["is"])
-
-
 async def _batch(
     server: Server, caller: Caller, asked: Interaction, entries: Sequence[Entry]
 ) -> Reply:
@@ -419,7 +417,7 @@ async def _batch(
 
 
 def _answer(reply: Reply, inner: Interaction) -> bytes:
-    reads = inner.code not in ("create", "update", "delete")
+    reads = inner.code not in WRITES
     show = reads or inner.prefer in ("representation", "OperationOutcome")
     return bundle.response_entry(reply, instant(reply.updated), representation=show)
 
@@ -428,46 +426,69 @@ async def _transaction(
     server: Server, store: Store, asked: Interaction, entries: Sequence[Entry]
 ) -> Reply:
     """Perform all entries or none, in the order of http.html#trules."""
-    replies: dict[str, Reply] = {}
-    ids: dict[str, str] = {}
-    creates = [e for e in entries if e.interaction.code == "create"]
-    for entry in creates:
-        found = None
-        if entry.interaction.if_none_exist:
-            with placed(entry):
-                found = await _existing(server, store, entry.interaction)
-        if found is None:
-            ids[entry.place] = server.new_id()
-        else:
-            replies[entry.place] = found
-            ids[entry.place] = found.location.split("/")[1]
+    ids, replies, twins = await _identify_creates(server, store, entries)
     writes = [
         e
         for e in bundle.in_order(entries)
-        if e.interaction.code in ("create", "update", "delete") and e.place not in replies
+        if e.interaction.code in WRITES and e.place not in replies and e.place not in twins
     ]
     bundle.check_identities(
         (e.place, e.interaction.type, ids.get(e.place) or e.interaction.id) for e in writes
     )
     links = await _links(server, store, writes, entries, ids)
     prepared = await _prepare_all(server, writes, links)
+    named = [e.interaction for e in writes if e.interaction.code != "create"]
     locked = await store.lock(
-        [(e.interaction.type, e.interaction.id) for e in writes if e.interaction.code != "create"]
+        [(i.type, i.id) for i in named], {(i.type, i.id) for i in named if i.code == "update"}
     )
+    now = server.now()
     for entry in writes:
         inner = entry.interaction
         with placed(entry):
             if inner.code == "create":
                 own = ids[entry.place]
-                reply = create(server, store, inner, own, prepared[entry.place])
+                reply = create(store, inner, own, prepared[entry.place], now)
             elif inner.code == "update":
                 current = locked[inner.type, inner.id]
-                reply = await update(server, store, inner, current, prepared[entry.place])
+                reply = await update(store, inner, current, prepared[entry.place], now)
             else:
-                reply = await delete(server, store, inner, locked[inner.type, inner.id])
+                known = locked.get((inner.type, inner.id))
+                reply = await delete(store, inner, known, now)
         replies[entry.place] = reply
+    for place, first in twins.items():
+        replies[place] = replace(replies[first], status=200)
     await store.flush()
     return Reply(200, await _answers(server, store, asked, entries, replies))
+
+
+async def _identify_creates(
+    server: Server, store: Store, entries: Sequence[Entry]
+) -> tuple[dict[str, str], dict[str, Reply], dict[str, str]]:
+    """Return ids and answers of creates by place, and which creates are the same as an earlier one.
+
+    An answer is known where a conditional create finds its resource. Two with the same criteria
+    mean the same resource.
+    """
+    ids: dict[str, str] = {}
+    replies: dict[str, Reply] = {}
+    twins: dict[str, str] = {}
+    first: dict[str, str] = {}
+    creates = [entry for entry in entries if entry.interaction.code == "create"]
+    wanted = {e.place: criteria(e.interaction) for e in creates if e.interaction.if_none_exist}
+    await store.connection.exclusive(wanted.values())
+    for entry in creates:
+        found = None
+        if entry.place in wanted:
+            earlier = first.setdefault(wanted[entry.place], entry.place)
+            if earlier != entry.place:
+                twins[entry.place], ids[entry.place] = earlier, ids[earlier]
+                continue
+            with placed(entry):
+                found = await _existing(server, store, entry.interaction)
+        if found is not None:
+            replies[entry.place] = found
+        ids[entry.place] = found.location.split("/")[1] if found else server.new_id()
+    return ids, replies, twins
 
 
 async def _answers(

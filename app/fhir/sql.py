@@ -280,6 +280,7 @@ class Lowering:
                 raise AssertionError(term)
 
     def token(self, system: str | None, code: str) -> Iterator[tuple[str, list[Any]]]:
+        """Yield how a token fits; a system without a number fits nothing (search.html#token)."""
         exact, folded = bounded(code), bounded(fold_code(code))
         if system is None:
             same = exact == folded
@@ -290,6 +291,7 @@ class Lowering:
             yield ("token system code", [stored, number]) if code else ("token system", [number])
 
     def reference(self, node: Match, type: str, term: Reference) -> Iterator[tuple[str, list[Any]]]:
+        """Yield how a reference fits: a key, or a URL that a canonical may hold as well."""
         numbers = self.definitions.type_numbers
         if term.id and term.type:
             yield "reference", [numbers[term.type], term.id]
@@ -306,6 +308,7 @@ class Lowering:
         return ("uri version", [bounded(url), version]) if version else ("uri", [bounded(url)])
 
     def quantity(self, prefix: str, term: QuantityTerm) -> Iterator[tuple[str, list[Any]]]:
+        """Yield how a quantity fits: in any unit, a unit, or a unit of a system."""
         given = _floats(prefix, term.number)
         if not term.code:
             yield f"quantity :{prefix}", given
@@ -357,6 +360,7 @@ class Binder:
         self.names: list[str] = []
 
     def __call__(self, kind: Any, *, many: bool = False) -> Any:
+        """Return the next parameter, or its name where a list is wanted."""
         name = f"p{len(self.names)}"
         self.names.append(name)
         return name if many else sa.bindparam(name, type_=kind)

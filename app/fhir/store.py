@@ -17,9 +17,10 @@ is decided here; that is `rest`.
 
 import base64
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -31,7 +32,7 @@ from app.fhir.access import Caller, Right
 from app.fhir.definitions import Definitions
 from app.fhir.errors import refused
 from app.fhir.index import Indexer, Rows
-from app.fhir.query import All, And, Query, Search, unparse
+from app.fhir.query import All, And, Query, Search
 from app.fhir.sql import (
     AFTER_ANY,
     CERTAIN,
@@ -48,7 +49,7 @@ from app.fhir.values import DAY, is_id
 from app.fhir.wire import Resource, canonical, splice
 
 CREATED, UPDATED, DELETED = 1, 2, 3
-PHANTOM, LIVE, GONE = 0, 1, 2
+LIVE, GONE = 1, 2  # 0 is a phantom
 
 Identity = tuple[str, str]  # type and id
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -63,6 +64,7 @@ INDEX: Mapping[sa.Table, tuple[str, ...]] = {
     db.index_uri: ("param", "uri", "version"),
     db.compartment: ("comp", "type", "occurred"),
 }
+RESOURCE_COLUMNS = tuple(db.resource.c.keys())
 WITH_OWNER = {table for table in INDEX if "owner" in table.c}
 
 
@@ -151,7 +153,7 @@ class Catalogue:
     secret: bytes
 
     def canonical(self, type: str, code: str) -> bool:
-        """Return whether the URLs of a parameter may carry a version (references.html#canonical)."""
+        """Return whether the parameter's URLs may carry a version (references.html#canonical)."""
         return self.indexer.parameter_kinds(type)[code].canonical
 
     def sign(self, place: tuple[int, ...], about: str) -> str:
@@ -226,6 +228,7 @@ def digest(resource: Resource) -> bytes:
     return blake2b(canonical(content), digest_size=16).digest()
 
 
+@lru_cache(256)
 def instant(updated: int) -> str:
     """Return microseconds as an instant with milliseconds (datatypes.html#instant)."""
     moment = EPOCH + timedelta(microseconds=updated)
@@ -245,10 +248,7 @@ class Store:
 
     async def read(self, type: str, id: str) -> Version:
         """Return the current version of a resource; 404 if there is none, 410 if it is deleted."""
-        gate, values = await self.gate(type, "read")
-        number = self.catalogue.definitions.type_numbers[type]
-        plan = self.catalogue.compiler.read(gate, values, number, id)
-        rows = await self.connection.rows(plan.statement, plan.values)
+        rows = await self._current(type, id)
         if not rows:
             raise refused("not-found", f"There is no {type}/{id}")
         _, state, version, updated, body = rows[0]
@@ -289,16 +289,15 @@ class Store:
         gate, values = await self.gate(type, "read")
         named: dict[str, Any] = {"since": since, "limit": count + 1}
         if level == "instance":
-            named["key"] = await self._key(type, id)
+            await self.connection.snapshot()
+            named["key"] = await self._known(type, id)
         if level == "type":
             named["type"] = types[type]
-        about = f"history {type} {id} {since} {self.caller.policy.digest()}"
+        about = f"history {type} {id} {since} {self.caller.policy.digest}"
         if cursor:
             named["xid"], named["seq"] = self.catalogue.place(cursor, about)
         plan = self.catalogue.compiler.history(level, gate, values, after=bool(cursor), **named)
         rows = await self.connection.rows(plan.statement, plan.values)
-        if level == "instance" and not rows and not cursor and not since:
-            raise refused("not-found", f"There is no {type}/{id}")
         names = self.catalogue.definitions.resource_types
         found = [
             Version(names[number - 1], vid, version, updated, op, body, (xid, seq))
@@ -308,12 +307,20 @@ class Store:
         following = self.catalogue.sign(found[count - 1].place, about) if more else ""
         return HistoryPage(found[:count], following)
 
-    async def _key(self, type: str, id: str) -> int:
-        found = await self._identify([(type, id)])
-        current = found.get((type, id))
-        if current is None or current.state == PHANTOM:
+    async def _known(self, type: str, id: str) -> int:
+        """Return the key of a resource that the caller may know of, deleted or not; else 404."""
+        rows = await self._current(type, id)
+        if not rows:
             raise refused("not-found", f"There is no {type}/{id}")
-        return current.key
+        key: int = rows[0][0]
+        return key
+
+    async def _current(self, type: str, id: str) -> Sequence[db.Row]:
+        """Return key, state, version, updated and body of a visible resource, or no row."""
+        gate, values = await self.gate(type, "read")
+        number = self.catalogue.definitions.type_numbers[type]
+        plan = self.catalogue.compiler.read(gate, values, number, id)
+        return await self.connection.rows(plan.statement, plan.values)
 
     async def search(self, search: Search) -> Page:
         """Return one page of a search, newest key first (the key follows the order of creation)."""
@@ -321,7 +328,7 @@ class Store:
         type = search.type
         policy = self.caller.policy.of(type, "search")
         lowering = await self._lowering(And((search.where, policy)))
-        about = f"search {type} {unparse(search.applied)} {self.caller.policy.digest()}"
+        about = f"search {type} {search.applied} {self.caller.policy.digest}"
         after = self.catalogue.place(search.cursor, about)[0] if search.cursor else AFTER_ANY
         driver, rest, values = await self._driver(lowering, search.where, type)
         gate = lowering.tree(policy, type, values)
@@ -372,6 +379,7 @@ class Store:
         if able[best] < 9 or (len(able) == 1 and best in in_order):
             return best
         counts: dict[int, int] = {}
+        await self.connection.snapshot()
         for n in able:
             plan = self.catalogue.compiler.probe(*lowered[n])
             counts[n] = (await self.connection.rows(plan.statement, plan.values))[0][0]
@@ -418,14 +426,17 @@ class Store:
 
     # --- writing -------------------------------------------------------------------------------
 
-    async def lock(self, identities: Iterable[Identity]) -> dict[Identity, Current]:
-        """Return the rows of these resources, locked, phantoms made for those without one.
+    async def lock(
+        self, identities: Iterable[Identity], claimed: Container[Identity] = ()
+    ) -> dict[Identity, Current]:
+        """Return the rows of these resources that exist, locked; a `claimed` one is made to exist.
 
-        Rows are locked in key order, so that two transactions never wait for each other.
+        Rows are locked in key order, so that two transactions never wait for each other. Of two
+        that claim the same new id, the second waits and finds what the first has written.
         """
         wanted = list(dict.fromkeys(identities))
         found = await self._identify(wanted, lock=True)
-        missing = [identity for identity in wanted if identity not in found]
+        missing = [i for i in wanted if i not in found and i in claimed]
         if missing:
             await self._add_phantoms(missing)
             found = await self._identify(wanted, lock=True)
@@ -488,10 +499,8 @@ class Store:
             {system for s in staged if s.rows for system in _systems(s.rows)}
         )
         fresh = [s for s in staged if s.current is None]
-        keys = dict(zip(fresh_names(fresh), await self.connection.keys(len(fresh)), strict=True))
-        for s in staged:
-            if s.current is not None:
-                keys[s.type, s.id] = s.current.key
+        given = iter(await self.connection.keys(len(fresh)))
+        keys = {(s.type, s.id): s.current.key if s.current else next(given) for s in staged}
         targets = {t for s in staged if s.rows for t in _targets(s.rows)} - keys.keys()
         keys.update(await self._keys_of(sorted(targets)))
         await self.connection.change(self._changes(staged, keys, systems))
@@ -532,7 +541,7 @@ class Store:
             _resource_row(key, numbers[type], id)
             for key, (type, id) in zip(keys, sorted(missing), strict=True)
         ]
-        columns = tuple(db.resource.c.keys())
+        columns = RESOURCE_COLUMNS
         await self.connection.change([db.Change("add", db.resource, columns, rows)])
 
     async def _keys_of(self, targets: Sequence[Identity]) -> dict[Identity, int]:
@@ -581,7 +590,7 @@ class Store:
             (inserted if s.current is None else updated).append(row)
             versions.append((key, s.version, owner, 0, s.updated, type, s.op, s.body))
             _difference(key, old, new, added, removed)
-        columns = tuple(db.resource.c.keys())
+        columns = RESOURCE_COLUMNS
         version_columns = ("key", "version", "owner", "labels", "updated", "type", "op", "body")
         changes = [
             db.Change("insert", db.resource, columns, inserted),
@@ -630,10 +639,6 @@ class Store:
         return sum(1 << bits[s.type, code] for code in s.rows.present) if s.rows else 0
 
 
-def fresh_names(staged: Iterable[Staged]) -> list[Identity]:
-    return [(s.type, s.id) for s in staged]
-
-
 def _unique(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return list(dict.fromkeys(rows))
 
@@ -658,7 +663,7 @@ def _resource_row(key: int, type: int, id: str, **known: Any) -> tuple[Any, ...]
     """Return a row of `resource` in the order of its columns; a phantom unless more is known."""
     row = {"key": key, "type": type, "id": id, **known}
     blank = {"hash": b"", "manifest": b""}
-    return tuple(row.get(name, blank.get(name, 0)) for name in db.resource.c.keys())
+    return tuple(row.get(name, blank.get(name, 0)) for name in RESOURCE_COLUMNS)
 
 
 def _difference(

@@ -21,6 +21,7 @@ import msgspec
 from app.fhir.errors import FhirError, Issue
 
 Resource = dict[str, Any]
+Buffer = bytes | memoryview
 
 MAX_DEPTH = 64
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -144,22 +145,24 @@ def canonical(value: Resource) -> bytes:
     return _SORTED.encode(value)
 
 
-def fields(raw: bytes) -> dict[str, bytes]:
-    """Return the properties of a compact JSON object as raw bytes, in order.
+def fields(raw: bytes | memoryview) -> dict[str, memoryview]:
+    """Return the properties of a compact JSON object as views into `raw`, in order.
 
     msgspec keeps the last of two equal names, so the lengths are added up: a property that went
     missing leaves a gap, and is refused as a duplicate.
     """
     try:
-        found = {name: bytes(value) for name, value in _FIELDS.decode(raw).items()}
+        found = {name: memoryview(value) for name, value in _FIELDS.decode(raw).items()}
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise malformed("Expected a JSON object") from None
-    if found and len(raw) != 1 + sum(len(n.encode()) + 4 + len(v) for n, v in found.items()):
-        raise malformed("A property occurs twice in one object, or its name is escaped")
+    # two quotes, a colon and a comma (or the second brace) a property
+    length = 1 + 4 * len(found) + sum(map(len, found)) + sum(map(len, found.values()))
+    if found and len(raw) != length:
+        raise malformed("A property occurs twice in one object, or its name is not plain ASCII")
     return found
 
 
-def items(raw: bytes) -> list[bytes]:
+def items(raw: bytes | memoryview) -> list[bytes]:
     """Return the elements of a compact JSON array as raw bytes."""
     try:
         return [bytes(value) for value in _LIST.decode(raw)]
@@ -167,10 +170,14 @@ def items(raw: bytes) -> list[bytes]:
         raise malformed("Expected a JSON array") from None
 
 
-def join(parts: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> bytes:
+def join(parts: Mapping[str, Buffer] | Iterable[tuple[str, Buffer]]) -> bytes:
     """Return the JSON object that has these raw properties in this order."""
-    pairs = parts.items() if isinstance(parts, Mapping) else parts
-    return b"{" + b",".join([b'"%b":%b' % (name.encode(), value) for name, value in pairs]) + b"}"
+    pieces: list[Buffer] = []
+    before = b'{"'
+    for name, value in parts.items() if isinstance(parts, Mapping) else parts:
+        pieces += (before, name.encode(), b'":', value)
+        before = b',"'
+    return b"".join((*pieces, b"}")) if pieces else b"{}"
 
 
 def splice(raw: bytes, id: str, version: int, updated: str) -> bytes:
@@ -180,14 +187,17 @@ def splice(raw: bytes, id: str, version: int, updated: str) -> bytes:
     `resourceType` where the client sent none (resource.html#Meta).
     """
     found = fields(raw)
-    meta = {"versionId": b'"%d"' % version, "lastUpdated": b'"%b"' % updated.encode()}
+    meta: dict[str, Buffer] = {
+        "versionId": b'"%d"' % version,
+        "lastUpdated": b'"%b"' % updated.encode(),
+    }
     if "meta" in found:
         sent = fields(found["meta"])
         meta = {**meta, **{n: v for n, v in sent.items() if n not in meta}}
-    own = {"id": b'"%b"' % id.encode(), "meta": join(meta)}
+    own: dict[str, Buffer] = {"id": b'"%b"' % id.encode(), "meta": join(meta)}
     missing = {name: value for name, value in own.items() if name not in found}
     anchor = "id" if "id" in found else "resourceType"
-    placed: dict[str, bytes] = {}
+    placed: dict[str, Buffer] = {}
     for name, value in found.items():
         placed[name] = own.get(name, value)
         if name == anchor:

@@ -8,7 +8,7 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from app.config import MIB, Settings
-from tests.support.migrations import ROOT
+from app.main import ROOT
 
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 DOCUMENTS = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))

@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.db import metadata
-from tests.support.migrations import configuration, downgrade, upgrade
+from app.main import alembic_config
+from tests.support.migrations import downgrade, upgrade
 
 T = TypeVar("T")
 
@@ -100,6 +101,6 @@ def tables(connection: Connection) -> list[str]:
 
 
 def test_revisions_are_one_line() -> None:
-    script = ScriptDirectory.from_config(configuration("sqlite:///unused.db"))
+    script = ScriptDirectory.from_config(alembic_config("sqlite:///unused.db"))
 
     assert len(script.get_heads()) == 1

@@ -8,6 +8,7 @@ import httpx
 from fastapi import FastAPI
 
 from app.config import Settings
+from app.main import create_app
 
 JSON = "application/fhir+json"
 
@@ -15,8 +16,6 @@ JSON = "application/fhir+json"
 @asynccontextmanager
 async def connected(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """Yield a client of a server with these settings; its paths begin at the FHIR base."""
-    from app.main import create_app
-
     app = create_app(settings)
     async with started(app):
         transport = httpx.ASGITransport(app)

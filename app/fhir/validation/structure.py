@@ -35,6 +35,8 @@ SHAPELESS = {"structure", "value", "too-long"}
 # The invariants that only a resource with contained ones can break: asked where these are checked
 OF_CONTAINED = {"dom-2", "dom-3", "dom-4", "dom-5"}
 
+ELE_1 = "ele-1: Must have a value or children"
+
 # Issues that one answer may carry, so that a hostile body cannot make it grow without end
 MOST = 500
 
@@ -89,14 +91,14 @@ class Validator:
         start = place or (name if isinstance(name, str) and name in self.resource_types else "")
         return under(issues, start) if start else issues
 
-    def resource(self, value: Any, root: dict[str, Any] | None) -> Found:
-        """Check a resource by the type that it says it has; `root` is the one that contains it."""
+    def resource(self, value: Any, around: Within | None) -> Found:
+        """Check a resource by the type that it says it has; `around` is where it is contained."""
         if type(value) is not dict:
             return [error("structure", "Must be an object: a resource")]
         name = value.get("resourceType")
         if type(name) is not str or name not in self.resource_types:
             return [error("structure", "resourceType must be the name of an R4 resource type")]
-        return self.shape(name)(value, Within(value, root or value))
+        return self.shape(name)(value, Within(value, around))
 
     def shape(self, name: str) -> Check:
         """Return the check of a structure; its tables are filled when it is first used."""
@@ -112,7 +114,7 @@ class Validator:
         needed: list[tuple[str, frozenset[str], str]] = []
         choices: list[tuple[frozenset[str], str]] = []
         own: list[Rule] = []
-        is_resource = structure.kind == "resource"
+        may_be_bare = name == "Element"  # what stands beside a primitive, whose value is elsewhere
 
         def check(value: Any, within: Within) -> Found:
             if type(value) is not dict:
@@ -134,8 +136,8 @@ class Validator:
             for first, others, label in needed:
                 if first not in value and others.isdisjoint(value):
                     issues.append(error("required", f"{label} is required", label))
-            if len(value) < 2 and not is_resource and (not value or "id" in value):
-                issues.append(error("structure", "ele-1: Must have a value or children"))
+            if len(value) < 2 and (not value or ("id" in value and not may_be_bare)):
+                issues.append(error("structure", ELE_1))
             for keys, label in choices:
                 if len(keys & value.keys()) > 1 and several_types(keys, value):
                     text = f"{label}[x] must have one type only"
@@ -198,7 +200,7 @@ class Validator:
                 )
                 if not is_attribute(structure, element):
                     beside = self.shape("Element")
-                    yield "_" + key, (extras if element.many else single)(beside, element)
+                    yield "_" + key, (extras if element.many else extra)(beside, element, key)
 
     def type_of(self, structure: Structure, element: Element, given: str) -> str:
         """Return an element's type; a resource's own id is an `id`, not the string defined."""
@@ -282,7 +284,7 @@ class Validator:
             for e in self.definitions.structures["DomainResource"].elements
             if e.name == "contained"
         )
-        check = several(lambda one, _: self.resource(one, within.root), element)
+        check = several(lambda one, _: self.resource(one, within), element)
         issues = check(value, owner, within) or []
         if type(value) is list:
             seen: set[Any] = set()
@@ -386,7 +388,19 @@ def values(checks: Primitive, element: Element, key: str) -> Property:
     return property
 
 
-def extras(check: Check, element: Element) -> Property:
+def extra(check: Check, element: Element, key: str) -> Property:
+    """Return the check of the object beside a primitive: an id alone needs a value (ele-1)."""
+    label = element.name
+
+    def property(value: Any, owner: Resource, within: Within) -> Found:
+        if type(value) is dict and owner.get(key) is None and value.keys() == {"id"}:
+            return [error("structure", ELE_1, label)]
+        return under(check(value, within) or [], label)
+
+    return property
+
+
+def extras(check: Check, element: Element, key: str) -> Property:
     """Return the check of the array beside an array of primitives (json.html#null)."""
     label = element.name
 
@@ -394,13 +408,15 @@ def extras(check: Check, element: Element) -> Property:
         if type(value) is not list or not value:
             return array_fault(value, element)
         issues: list[Issue] = []
-        array = owner.get(label)
+        array = owner.get(key)
         if type(array) is list and len(array) != len(value):
             text = f"{label} and _{label} must have the same length"
             issues.append(error("structure", text, label))
         for n, one in enumerate(value):
             place = f"{label}[{n}]"
-            if one is not None:
+            if type(one) is dict and one.keys() == {"id"} and at(array, n) is None:
+                issues.append(error("structure", ELE_1, place))
+            elif one is not None:
                 issues += under(check(one, within) or [], place)
             elif array is None:
                 text = f"null needs a value at the same place of {label}"

@@ -1,0 +1,1 @@
+"""The official examples, put through the server: accepted and returned exactly."""

@@ -1,0 +1,1 @@
+"""Search: rows of data (*.yaml) with one runner, and what rows cannot say."""

@@ -1,0 +1,104 @@
+"""Every row of every topic, on both engines, in each form in which it can be asked."""
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from app.config import Settings
+from tests.conftest import BASE_URL, ENGINES, disposable
+from tests.search.asking import found, pages, posted
+from tests.search.topics import TOPICS, WRITER, Refusal, Row, Topic, pairs
+from tests.support.application import connected
+from tests.support.replies import ids, issue
+
+Shelf = tuple[str, Topic]
+SHELVES: list[Shelf] = [(engine, topic) for topic in TOPICS for engine in ENGINES]
+
+
+def name(value: object) -> str:
+    """Return what a test's id shows of a parameter."""
+    if isinstance(value, tuple):
+        return f"{value[1].name}-{value[0]}"
+    return value.query[:90] if isinstance(value, Row | Refusal) else str(value)
+
+
+@pytest.fixture(scope="session")
+def shelf(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Settings, Topic]]:
+    """A database for one topic, kept as long as its rows are asked."""
+    engine, topic = request.param
+    if engine == "sqlite":
+        template: Path = request.getfixturevalue("sqlite_template")
+        file = tmp_path_factory.mktemp(topic.name) / "milepost.db"
+        yield Settings(
+            database_url=f"sqlite:///{shutil.copyfile(template, file)}", base_url=BASE_URL
+        ), topic
+        return
+    server = request.getfixturevalue("postgresql_server")
+    for url in disposable(server, request.getfixturevalue("postgresql_template")):
+        yield Settings(database_url=url, base_url=BASE_URL), topic
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def library(shelf: tuple[Settings, Topic]) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a server that holds the resources of the topic."""
+    settings, topic = shelf
+    async with connected(settings) as client:
+        for resource in topic.resources:
+            url = f"/{resource['resourceType']}/{resource['id']}"
+            reply = await client.put(url, content=WRITER.encode(resource))
+            assert reply.status_code == 201, (resource["id"], reply.text)
+        yield client
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize(
+    ("shelf", "row"),
+    [(shelf, row) for shelf in SHELVES for row in shelf[1].rows],
+    indirect=["shelf"],
+    ids=name,
+)
+async def test_a_search_finds_this_and_nothing_else(library: httpx.AsyncClient, row: Row) -> None:
+    path, asked = pairs(row.query)
+    own = [("_id", ",".join(row.finds))] if row.finds else []
+
+    whole = await found(library, path, asked)
+    answer = ids(whole)
+    forms = {
+        "as a form": ids(await posted(library, path, asked)),
+        "an entry a page": await pages(library, path, [*asked, ("_count", "1")]),
+        "and what is always true": ids(
+            await found(library, path, [*asked, ("_lastUpdated", "gt1990")])
+        ),
+        "and the ids of what it finds": ids(await found(library, path, [*asked, *own])),
+    }
+
+    assert sorted(answer) == sorted(row.finds), row.why
+    assert forms == dict.fromkeys(forms, answer)
+    assert whole.json()["total"] == len(row.finds)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize(
+    ("shelf", "refusal"),
+    [(shelf, refusal) for shelf in SHELVES for refusal in shelf[1].refused],
+    indirect=["shelf"],
+    ids=name,
+)
+async def test_a_search_that_is_not_understood_is_refused_by_name(
+    library: httpx.AsyncClient, refusal: Refusal
+) -> None:
+    path, asked = pairs(refusal.query)
+
+    by_url = await library.get(path, params=asked)
+    by_form = await posted(library, path, asked)
+
+    code, text = issue(by_url)
+    assert (by_url.status_code, code) == (refusal.status, refusal.code), text
+    assert refusal.text in text
+    assert (by_form.status_code, issue(by_form)) == (refusal.status, (code, text))
