@@ -25,8 +25,15 @@ class Connection(Protocol):
     async def snapshot(self) -> None:
         """Make all statements of a search see the same data; one statement needs no snapshot."""
 
-    async def change(self, changes: Sequence[Change]) -> None:
-        """Apply the changes, one statement a table."""
+    async def begin(self) -> None:
+        """Make what follows, and what is locked, part of one transaction."""
+
+    async def change(self, changes: Sequence[Change], *, final: bool = False) -> None:
+        """Apply the changes, all or none, one statement a table.
+
+        Where they are the `final` statement of the work, and nothing before began a transaction,
+        they need none of their own.
+        """
 
     async def keys(self, count: int) -> list[int]:
         """Return `count` fresh resource keys in ascending order."""

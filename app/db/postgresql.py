@@ -41,7 +41,7 @@ class PostgresConnection:
     raw: asyncpg.Connection
     database: "PostgresDatabase"
     prepared: dict[str, Any] = field(default_factory=dict)
-    in_snapshot: bool = False
+    in_transaction: bool = False
 
     async def rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Row]:
         return await self.fetch(statement.text, arguments(statement, values))
@@ -56,15 +56,22 @@ class PostgresConnection:
         return cast("Sequence[Row]", await prepared.fetch(*given))
 
     async def snapshot(self) -> None:
-        if not self.in_snapshot:
-            self.in_snapshot = True
+        if not self.in_transaction:
+            self.in_transaction = True
             await self.raw.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
 
-    async def change(self, changes: Sequence[Change]) -> None:
+    async def begin(self) -> None:
+        if not self.in_transaction:
+            self.in_transaction = True
+            await self.raw.execute("BEGIN")
+
+    async def change(self, changes: Sequence[Change], *, final: bool = False) -> None:
         """Apply all changes in one round trip: one statement a table, joined as a WITH query."""
         used = [change for change in changes if change.rows]
         if not used:
             return
+        if not final:
+            await self.begin()
         shape = tuple((c.kind, c.table, c.columns, c.by) for c in used)
         given = [argument for c in used for argument in postgresql_arguments(c)]
         await self.fetch(_postgresql_text(shape), given)
@@ -96,6 +103,7 @@ class PostgresConnection:
         return self.database.numbers
 
     async def exclusive(self, names: Iterable[str]) -> None:
+        await self.begin()
         for name in sorted(set(names)):
             await self.fetch("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", [name])
 
@@ -216,9 +224,7 @@ class PostgresDatabase:
         except asyncpg.QueryCanceledError as error:
             raise TooSlow(f"stopped after {self.search_seconds:g} s") from error
         finally:
-            if connection.in_snapshot:
-                connection.in_snapshot = False
-                await self._end(connection, "ROLLBACK")
+            await self._end(connection, "ROLLBACK")
             self.searches.release(connection)
 
     async def write(self, work: Work[T]) -> T:
@@ -235,17 +241,21 @@ class PostgresDatabase:
             self.records.release(connection)
 
     async def _transaction(self, connection: PostgresConnection, work: Work[T]) -> T:
-        await connection.raw.execute("BEGIN")
         try:
             found = await work(connection)
-            await connection.raw.execute("COMMIT")
+            if connection.in_transaction:
+                await connection.raw.execute("COMMIT")
+                connection.in_transaction = False
         except BaseException:
             await self._end(connection, "ROLLBACK")
             raise
         return found
 
     async def _end(self, connection: PostgresConnection, how: str) -> None:
-        """End the transaction; a connection on which that fails is not used again."""
+        """End the transaction, if any; a connection on which that fails is not used again."""
+        if not connection.in_transaction:
+            return
+        connection.in_transaction = False
         try:
             await connection.raw.execute(how)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):

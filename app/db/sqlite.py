@@ -34,6 +34,7 @@ BUSY_SECONDS = 5.0
 GROUP_SIZE = 64
 GROUP_SECONDS = 0.002
 READERS = 4
+CHECKPOINT_PAGES = 10_000  # ten times the default: pages that change again are copied back once
 PROGRESS_STEPS = 10_000
 INLINE_STEPS = 20_000  # about a millisecond of SQLite's virtual machine
 SYSTEMS = "SELECT uri, system FROM system_dictionary WHERE uri IN (SELECT value FROM json_each(?))"
@@ -70,6 +71,7 @@ class SqliteConnection:
         if not read_only:
             self.raw.execute("PRAGMA journal_mode = WAL")
             self.raw.execute("PRAGMA synchronous = FULL")
+            self.raw.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             self.raw.create_function("current_xid", 0, lambda: self.xid)
             self.raw.create_function("next_seq", 0, self._next_seq)
         self.numbers = numbers
@@ -102,7 +104,10 @@ class SqliteConnection:
             if self.raw.in_transaction:
                 self.raw.execute("ROLLBACK")
 
-    async def change(self, changes: Sequence[Change]) -> None:
+    async def begin(self) -> None:
+        """Do nothing: the writer thread has begun."""
+
+    async def change(self, changes: Sequence[Change], *, final: bool = False) -> None:  # noqa: ARG002
         for change in changes:
             if change.rows:
                 self.raw.executemany(change_text(change), change.rows)
@@ -132,7 +137,7 @@ class SqliteConnection:
     async def exclusive(self, names: Iterable[str]) -> None:
         """Do nothing: the one writer excludes every other transaction."""
 
-    def begin(self) -> None:
+    def begin_group(self) -> None:
         """Begin the one write transaction, waiting for another process at most BUSY_SECONDS."""
         give_up = time.monotonic() + BUSY_SECONDS
         pause = 0.001
@@ -164,7 +169,7 @@ class SqliteConnection:
         self.raw.execute("RELEASE one")
         return found
 
-    def commit(self) -> None:
+    def commit_group(self) -> None:
         """Commit the group; numbers of new systems are shared only now."""
         try:
             self.raw.execute("COMMIT")
@@ -294,9 +299,9 @@ class SqliteDatabase:
         while (job := self.jobs.get()) is not None:
             group = [job]
             try:
-                connection.begin()
+                connection.begin_group()
                 self._group(connection, group)
-                connection.commit()
+                connection.commit_group()
             except BaseException as error:
                 for one in group:
                     one.error = one.error or error

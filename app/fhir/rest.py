@@ -426,6 +426,7 @@ async def _transaction(
     server: Server, store: Store, asked: Interaction, entries: Sequence[Entry]
 ) -> Reply:
     """Perform all entries or none, in the order of http.html#trules."""
+    await store.begin()
     ids, replies, twins = await _identify_creates(server, store, entries)
     writes = [
         e

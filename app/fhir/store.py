@@ -426,6 +426,10 @@ class Store:
 
     # --- writing -------------------------------------------------------------------------------
 
+    async def begin(self) -> None:
+        """Make everything that follows one transaction; a single `flush` is one by itself."""
+        await self.connection.begin()
+
     async def lock(
         self, identities: Iterable[Identity], claimed: Container[Identity] = ()
     ) -> dict[Identity, Current]:
@@ -434,6 +438,7 @@ class Store:
         Rows are locked in key order, so that two transactions never wait for each other. Of two
         that claim the same new id, the second waits and finds what the first has written.
         """
+        await self.begin()
         wanted = list(dict.fromkeys(identities))
         found = await self._identify(wanted, lock=True)
         missing = [i for i in wanted if i not in found and i in claimed]
@@ -503,7 +508,9 @@ class Store:
         keys = {(s.type, s.id): s.current.key if s.current else next(given) for s in staged}
         targets = {t for s in staged if s.rows for t in _targets(s.rows)} - keys.keys()
         keys.update(await self._keys_of(sorted(targets)))
-        await self.connection.change(self._changes(staged, keys, systems))
+        look = any(not isinstance(self.caller.policy.of(s.type, s.right), All) for s in staged)
+        changes = self._changes(staged, keys, systems)
+        await self.connection.change(changes, final=not look)
         await self._look(staged, keys)
 
     async def _look(self, staged: Sequence[Staged], keys: Mapping[Identity, int]) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,8 @@ from tests.search.topics import TOPICS, WRITER, Refusal, Row, Topic, pairs
 from tests.support.application import connected
 from tests.support.replies import ids, issue
 
+# A parameter of the scope of the session, equal to itself alone, keeps pytest from going to and fro
+# between the shelves: hence a row of its own for each of them.
 Shelf = tuple[str, Topic]
 SHELVES: list[Shelf] = [(engine, topic) for topic in TOPICS for engine in ENGINES]
 
@@ -59,8 +62,9 @@ async def library(shelf: tuple[Settings, Topic]) -> AsyncIterator[httpx.AsyncCli
 @pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize(
     ("shelf", "row"),
-    [(shelf, row) for shelf in SHELVES for row in shelf[1].rows],
+    [(shelf, replace(row)) for shelf in SHELVES for row in shelf[1].rows],
     indirect=["shelf"],
+    scope="session",
     ids=name,
 )
 async def test_a_search_finds_this_and_nothing_else(library: httpx.AsyncClient, row: Row) -> None:
@@ -86,8 +90,9 @@ async def test_a_search_finds_this_and_nothing_else(library: httpx.AsyncClient, 
 @pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize(
     ("shelf", "refusal"),
-    [(shelf, refusal) for shelf in SHELVES for refusal in shelf[1].refused],
+    [(shelf, replace(refusal)) for shelf in SHELVES for refusal in shelf[1].refused],
     indirect=["shelf"],
+    scope="session",
     ids=name,
 )
 async def test_a_search_that_is_not_understood_is_refused_by_name(

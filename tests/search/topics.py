@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 WRITER = msgspec.json.Encoder(decimal_format="number")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """One search and what it finds."""
 
@@ -34,7 +34,7 @@ class Row:
     why: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Refusal:
     """One search that is refused; `text` is a piece of what the client is told."""
 
@@ -45,7 +45,7 @@ class Refusal:
     why: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Topic:
     """The rows of one file, and the resources that they are about."""
 

@@ -8,12 +8,12 @@ Rule 3: a text never quotes a value.
 
 Each structure becomes one closure, made when a resource first needs it. It walks the properties
 that are there (not those that could be): `accept` answers for single texts, which are most, by one
-call into C; `checks` holds a closure for every other property, and for every text refused.
+call into C; `checks` holds a closure for every property, also for the texts that were refused.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.fhir.definitions import Definitions, Element, Structure
 from app.fhir.errors import Issue
@@ -59,6 +59,21 @@ def under(issues: list[Issue], place: str) -> list[Issue]:
     return [issue.under(place) for issue in issues]
 
 
+class Tables(NamedTuple):
+    """What is known of a structure's properties, by JSON key.
+
+    `accept` answers for single texts by one call, `checks` for everything; `needed` are required
+    elements (a key, the other keys that will do, the name), `choices` the keys of each choice and
+    its name, `own` the structure's invariants.
+    """
+
+    accept: dict[str, Accepts]
+    checks: dict[str, Property]
+    needed: list[tuple[str, frozenset[str], str]]
+    choices: list[tuple[frozenset[str], str]]
+    own: list[Rule]
+
+
 class Validator:
     """Checks resources against the base specification; keeps what it compiled, not what it saw."""
 
@@ -68,10 +83,11 @@ class Validator:
         self.resource_types = frozenset(definitions.resource_types)
         self.shapes: dict[str, Check] = {}
         self.primitives: dict[str, Primitive] = {}
-        lent = rules(
-            definitions.structures["DomainResource"].constraints, "DomainResource", self.model
-        )
+        domain = definitions.structures["DomainResource"]
+        lent = rules(domain.constraints, domain.name, self.model)
         self.of_contained = [rule for rule in lent if rule.key in OF_CONTAINED]
+        element = next(one for one in domain.elements if one.name == "contained")
+        self.all_contained = several(self.resource, element)
 
     def validate(self, resource: dict[str, Any], *, place: str | None = None) -> list[Issue]:
         """Return every problem of a resource, in the order of its JSON; empty for a valid one.
@@ -109,18 +125,16 @@ class Validator:
     def compiled(self, structure: Structure) -> Check:
         """Return the closure that checks one object of a structure."""
         name = structure.name
-        accept: dict[str, Accepts] = {}
-        checks: dict[str, Property] = {}
-        needed: list[tuple[str, frozenset[str], str]] = []
-        choices: list[tuple[frozenset[str], str]] = []
-        own: list[Rule] = []
         may_be_bare = name == "Element"  # what stands beside a primitive, whose value is elsewhere
+        tables: Tables | None = None
 
         def check(value: Any, within: Within) -> Found:
+            nonlocal tables
             if type(value) is not dict:
                 return [error("structure", f"Must be an object ({name})")]
-            if not checks:
-                self.fill(structure, accept, checks, needed, choices, own)
+            if tables is None:
+                tables = self.tables(structure)
+            accept, checks, needed, choices, own = tables
             issues: list[Issue] = []
             for key, one in value.items():
                 test = accept.get(key)
@@ -150,35 +164,29 @@ class Validator:
 
         return check
 
-    def fill(
-        self,
-        structure: Structure,
-        accept: dict[str, Accepts],
-        checks: dict[str, Property],
-        needed: list[tuple[str, frozenset[str], str]],
-        choices: list[tuple[frozenset[str], str]],
-        own: list[Rule],
-    ) -> None:
-        """Work out the tables of a structure's check."""
+    def tables(self, structure: Structure) -> "Tables":
+        """Return the tables of a structure's check."""
+        made = Tables({}, {}, [], [], [])
         for element in structure.elements:
             properties = dict(self.properties(structure, element))
-            checks |= properties
-            if element.choice:
-                choices.append((frozenset(properties), element.name))
+            made.checks.update(properties)
             if element.min:
                 key, *others = properties
-                needed.append((key, frozenset(others), element.name))
-            if not (element.choice or element.many or element.constraints):
+                made.needed.append((key, frozenset(others), element.name))
+            if element.choice:
+                made.choices.append((frozenset(properties), element.name))
+            elif not (element.many or element.constraints):
                 code = self.type_of(structure, element, element.types[0])
                 if self.is_primitive(code) and (test := self.primitive(code, element).accepts):
-                    accept[element.name] = test
+                    made.accept[element.name] = test
         if structure.kind == "resource":
-            accept["resourceType"] = structure.name.__eq__
+            made.accept["resourceType"] = structure.name.__eq__
         if structure.name == "Extension":
-            own.append(EXT_1)
-            choices.clear()  # EXT_1 counts them
+            made.own.append(EXT_1)
+            made.choices.clear()  # EXT_1 counts them
         lent = rules(structure.constraints, structure.name, self.model)
-        own += [rule for rule in lent if rule.key not in OF_CONTAINED]
+        made.own.extend(rule for rule in lent if rule.key not in OF_CONTAINED)
+        return made
 
     def properties(self, structure: Structure, element: Element) -> Iterator[tuple[str, Property]]:
         """Yield the JSON properties of an element, each with its check."""
@@ -188,19 +196,14 @@ class Validator:
             if code == "Resource":
                 yield key, self.contained if element.name == "contained" else self.nested(element)
             elif not self.is_primitive(code):
-                yield (
-                    key,
-                    (several if element.many else single)(self.object(element, code), element),
-                )
+                held = several if element.many else single
+                yield key, held(self.object(element, code), element)
             else:
-                checks = self.primitive(code, element)
-                yield (
-                    key,
-                    self.ruled((values if element.many else lone)(checks, element, key), element),
-                )
+                alone, beside = (values, extras) if element.many else (lone, extra)
+                check = alone(self.primitive(code, element), element, key)
+                yield key, self.ruled(check, element)
                 if not is_attribute(structure, element):
-                    beside = self.shape("Element")
-                    yield "_" + key, (extras if element.many else extra)(beside, element, key)
+                    yield "_" + key, beside(self.shape("Element"), element, key)
 
     def type_of(self, structure: Structure, element: Element, given: str) -> str:
         """Return an element's type; a resource's own id is an `id`, not the string defined."""
@@ -230,7 +233,6 @@ class Validator:
         if code == "Reference":
             known = self.resource_types
             targets = frozenset(element.targets)
-
             common = targets or known
 
             def check(value: Any, within: Within) -> Found:
@@ -279,13 +281,7 @@ class Validator:
 
     def contained(self, value: Any, owner: Resource, within: Within) -> Found:
         """Check contained resources: each by its type, with an id of its own (references.html)."""
-        element = next(
-            e
-            for e in self.definitions.structures["DomainResource"].elements
-            if e.name == "contained"
-        )
-        check = several(lambda one, _: self.resource(one, within), element)
-        issues = check(value, owner, within) or []
+        issues = self.all_contained(value, owner, within) or []
         if type(value) is list:
             seen: set[Any] = set()
             for n, one in enumerate(value):
@@ -377,6 +373,8 @@ def values(checks: Primitive, element: Element, key: str) -> Property:
         for n, one in enumerate(value):
             if type(one) is str and accepts is not None and accepts(one):
                 continue
+            if len(issues) > MOST:
+                break
             place = f"{element.name}[{n}]"
             if one is not None:
                 issues += found(fault(one), place) or ()
@@ -413,6 +411,8 @@ def extras(check: Check, element: Element, key: str) -> Property:
             text = f"{label} and _{label} must have the same length"
             issues.append(error("structure", text, label))
         for n, one in enumerate(value):
+            if len(issues) > MOST:
+                break
             place = f"{label}[{n}]"
             if type(one) is dict and one.keys() == {"id"} and at(array, n) is None:
                 issues.append(error("structure", ELE_1, place))
