@@ -5,23 +5,25 @@ import bz2
 import gzip
 import os
 import time
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import uvicorn
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from app import main as house
 from app.config import Settings
 from app.fhir.access import SYSTEM
-from app.fhir.errors import FhirError
+from app.fhir.errors import FhirError, outcome, refused
 from app.fhir.interaction import Interaction, Reply
 from app.fhir.rest import Server, handle
 from app.fhir.wire import decode
@@ -45,8 +47,9 @@ def settings_or_exit() -> Settings:
         return Settings()
     except ValidationError as error:
         for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            err.print(f"[red]MILEPOST_{name}[/red]: {problem['msg']}")
+            name = "_".join(["MILEPOST", *(str(part) for part in problem["loc"])]).upper()
+            text = problem["msg"].removeprefix("Value error, ")
+            err.print(f"[red]{name}[/red]: {escape(text)}", soft_wrap=True)
         raise typer.Exit(2) from None
 
 
@@ -133,11 +136,14 @@ def load(
 
 @dataclass(frozen=True)
 class Source:
-    """One file, read: its resources as bytes, or the sentence that says why it cannot be read."""
+    """One file, read: its resources as bytes, each with its place in the file ("" if it is alone).
+
+    `error` is the sentence that says why the file cannot be read.
+    """
 
     file: Path
     size: int
-    resources: list[bytes]
+    resources: list[tuple[str, bytes]]
     error: str = ""
 
 
@@ -149,11 +155,12 @@ def read_source(file: Path) -> Source:
     size = file.stat().st_size
     try:
         raw = OPENERS.get(file.suffix, bytes)(file.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         return Source(file, size, [], f"cannot be read: {error}")
     if ".ndjson" in file.suffixes:
-        return Source(file, size, [line for line in raw.splitlines() if line.strip()])
-    return Source(file, size, [raw])
+        lines = enumerate(raw.splitlines(), 1)
+        return Source(file, size, [(f"line {n}: ", line) for n, line in lines if line.strip()])
+    return Source(file, size, [("", raw)])
 
 
 async def read_ahead(files: Iterable[Path]) -> AsyncIterator[Source]:
@@ -204,7 +211,8 @@ async def load_files(settings: Settings, files: Iterable[Path]) -> Tally:
             async for source in read_ahead(files):
                 problems = await load_source(server, source, tally)
                 for problem in problems:
-                    err.print(f"[red]{source.file.name}[/red]: {problem}", soft_wrap=True)
+                    name = escape(source.file.name)
+                    err.print(f"[red]{name}[/red]: {escape(problem)}", soft_wrap=True)
                 tally.failed += bool(problems)
                 progress.advance(task, source.size)
         tally.seconds = time.perf_counter() - started
@@ -218,21 +226,28 @@ async def load_source(server: Server, source: Source, tally: Tally) -> list[str]
         return [source.error]
     for start in range(0, len(source.resources), TOGETHER):
         some = source.resources[start : start + TOGETHER]
-        try:
-            asked = [interaction(raw) for raw in some]
-        except FhirError as error:
-            problems.append(str(error))
-            continue
-        replies = await asyncio.gather(*(handle(server, SYSTEM, one) for one in asked))
-        for one, reply in zip(asked, replies, strict=True):
-            problems += account(one, reply, tally)
+        answers = await asyncio.gather(*(load_one(server, raw, tally) for _, raw in some))
+        for (place, _), refusals in zip(some, answers, strict=True):
+            problems += [f"{place}{one}" for one in refusals]
     return problems
+
+
+async def load_one(server: Server, raw: bytes, tally: Tally) -> list[str]:
+    """Write one resource, or what a Bundle asks for; return what was refused."""
+    try:
+        asked = interaction(raw)
+    except FhirError as error:
+        return [refusal(outcome(error.issues))]
+    return list(account(asked, await handle(server, SYSTEM, asked), tally))
 
 
 def interaction(raw: bytes) -> Interaction:
     """Return the request that loads a resource: a batch, an update under its id, or a create."""
     found = decode(raw)
-    type, id = str(found.get("resourceType")), found.get("id")
+    type, id = found.get("resourceType"), found.get("id")
+    if not isinstance(type, str):
+        text = "resourceType must be the name of an R4 resource type"
+        raise refused("structure", text, "resourceType")
     if type == "Bundle" and found.get("type") in ("batch", "transaction"):
         return Interaction("batch", body=raw, prefer="minimal")
     if isinstance(id, str):
@@ -255,12 +270,12 @@ def account(asked: Interaction, reply: Reply, tally: Tally) -> Iterator[str]:
                 tally.counts[response["location"].split("/")[0]] += 1
 
 
-def refusal(outcome: dict[str, list[dict[str, object]]]) -> str:
+def refusal(told: dict[str, Any]) -> str:
     """Return an OperationOutcome as text, an issue a line."""
     lines = []
-    for issue in outcome["issue"]:
+    for issue in told["issue"]:
         at = issue.get("expression")
-        place = f"{at[0]}: " if isinstance(at, list) else ""
+        place = f"{at[0]}: " if at else ""
         lines.append(f"{place}{issue['diagnostics']} ({issue['code']})")
     return "\n  ".join(lines)
 

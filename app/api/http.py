@@ -103,7 +103,12 @@ class Endpoint:
 
 
 def _headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
+    """Return the headers by name; several lines of one are joined (RFC 9110, 5.2)."""
+    found: dict[str, str] = {}
+    for key, value in raw:
+        name, text = key.decode("latin-1"), value.decode("latin-1")
+        found[name] = f"{found[name]}, {text}" if name in found else text
+    return found
 
 
 def _form(body: bytes) -> Pairs:
@@ -178,8 +183,8 @@ def _moment(header: str | None) -> int | None:
 def _preference(header: str) -> str:
     """Return what `Prefer: return=` asks for, "" for nothing or something unknown (RFC 7240)."""
     for part in header.split(","):
-        name, _, value = part.strip().partition("=")
-        if name.strip() == "return" and value.strip(' "') in PREFERENCES:
+        name, _, value = part.partition(";")[0].partition("=")
+        if name.strip().lower() == "return" and value.strip(' "') in PREFERENCES:
             return value.strip(' "')
     return ""
 

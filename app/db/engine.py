@@ -35,6 +35,12 @@ class Connection(Protocol):
         they need none of their own.
         """
 
+    async def add(self, changes: Sequence[Change]) -> None:
+        """Add rows that every transaction may need and none minds to find: they stay in any case.
+
+        Two transactions that add the same row never wait for each other.
+        """
+
     async def keys(self, count: int) -> list[int]:
         """Return `count` fresh resource keys in ascending order."""
 

@@ -4,8 +4,9 @@ Searches have connections of their own, with custom plans, a time limit and no r
 """
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -42,6 +43,7 @@ class PostgresConnection:
     database: "PostgresDatabase"
     prepared: dict[str, Any] = field(default_factory=dict)
     in_transaction: bool = False
+    retrying: bool = False
 
     async def rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Row]:
         return await self.fetch(statement.text, arguments(statement, values))
@@ -75,6 +77,19 @@ class PostgresConnection:
         shape = tuple((c.kind, c.table, c.columns, c.by) for c in used)
         given = [argument for c in used for argument in postgresql_arguments(c)]
         await self.fetch(_postgresql_text(shape), given)
+
+    async def add(self, changes: Sequence[Change]) -> None:
+        """Add them in the transaction; after a deadlock in one of its own.
+
+        Whoever inserts a row holds up those who insert the same, and two transactions that add
+        rows at several times can wait for each other. Rows added apart stay if the work is
+        refused, which does no harm, but is not the rule.
+        """
+        if not self.retrying:
+            await self.change(changes)
+            return
+        async with self.database.adders.borrowed() as adder:
+            await adder.change(changes, final=True)
 
     async def keys(self, count: int) -> list[int]:
         free = self.database.free_keys
@@ -146,6 +161,15 @@ class _Pool:
             self.places.release()
             raise Unavailable("the database does not answer") from error
 
+    @contextlib.asynccontextmanager
+    async def borrowed(self) -> AsyncIterator[PostgresConnection]:
+        """Yield a connection, and take it back."""
+        connection = await self.acquire()
+        try:
+            yield connection
+        finally:
+            self.release(connection)
+
     def release(self, connection: PostgresConnection) -> None:
         if not connection.raw.is_closed():
             self.idle.append(connection)
@@ -182,15 +206,16 @@ class PostgresDatabase:
         limit = {"statement_timeout": f"{int(self.search_seconds * 1000)}"}
         self.records = _Pool(lambda: self._connect({}), self.connections)
         self.searches = _Pool(lambda: self._connect({**SEARCH_SETTINGS, **limit}), self.connections)
-        self.numbering = asyncio.Lock()
-        self.numberer = await self._connect({})
+        # A row that was added is on disk before a transaction that uses it is: the log is one
+        self.adders = _Pool(lambda: self._connect({"synchronous_commit": "off"}), 1)
+        self.numberers = _Pool(lambda: self._connect({}), 1)
         text = "SELECT uri, system FROM system_dictionary"
-        self.numbers.update((uri, n) for uri, n in await self.numberer.fetch(text, []))
+        async with self.numberers.borrowed() as numberer:
+            self.numbers.update((uri, n) for uri, n in await numberer.fetch(text, []))
 
     async def close(self) -> None:
-        await self.numberer.raw.close()
-        await self.records.close()
-        await self.searches.close()
+        for pool in (self.records, self.searches, self.adders, self.numberers):
+            await pool.close()
 
     async def _connect(self, settings: Mapping[str, str]) -> PostgresConnection:
         raw = await asyncpg.connect(
@@ -202,13 +227,13 @@ class PostgresDatabase:
 
     async def number(self, uris: Sequence[str]) -> None:
         """Give systems their numbers in a transaction of its own, so that no rollback takes one."""
-        async with self.numbering:
-            await self.numberer.fetch(
+        async with self.numberers.borrowed() as numberer:
+            await numberer.fetch(
                 "INSERT INTO system_dictionary (uri) SELECT unnest($1::text[])"
                 " ON CONFLICT DO NOTHING",
                 [list(uris)],
             )
-            await self.numberer.known_systems(uris)
+            await numberer.known_systems(uris)
 
     async def read(self, work: Work[T]) -> T:
         connection = await self.records.acquire()
@@ -231,6 +256,7 @@ class PostgresDatabase:
         connection = await self.records.acquire()
         try:
             for attempt in range(ATTEMPTS):
+                connection.retrying = attempt > 0
                 try:
                     return await self._transaction(connection, work)
                 except RETRY:

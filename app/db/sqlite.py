@@ -112,6 +112,10 @@ class SqliteConnection:
             if change.rows:
                 self.raw.executemany(change_text(change), change.rows)
 
+    async def add(self, changes: Sequence[Change]) -> None:
+        """Add them in the transaction: there is but one writer."""
+        await self.change(changes)
+
     async def keys(self, count: int) -> list[int]:
         first = self.key + 1
         self.key += count

@@ -16,6 +16,7 @@ Text = sa.Text().with_variant(sa.TEXT(collation="C"), "postgresql")
 Bytes = sa.LargeBinary()
 Float: sa.Double[float] = sa.Double()
 Small = sa.SmallInteger()
+Table = sa.Table
 Int = sa.Integer()
 
 LIVE = "state = 1"

@@ -16,34 +16,41 @@ from typing import Any
 from app.fhir.definitions import Definitions
 from app.fhir.errors import FhirError, Issue, refused
 from app.fhir.interaction import Interaction, Reply, Route, parse_query, route
-from app.fhir.values import parse_reference
+from app.fhir.values import parse_date, parse_reference
 from app.fhir.wire import Buffer, Resource, decode, encode, fields, items, join
 
 # http.html#trules: the order in which a transaction is processed
 ORDER = {"delete": 0, "create": 1, "update": 2}
 READS = 3
+NOTHING = Interaction("")
 
 REFERENCE = re.compile(rb'("reference":")([^"\\]+)"')
 LINK = re.compile(rb'"((?:urn:|https?://)[^"\\]+)"')
 IN_NARRATIVE = re.compile(r"""((?:href|src)\s*=\s*["'])([^"']+)(["'])""")
 
-# http.html#transaction: links are replaced in elements of these types (canonical is not one)
-LINK_TYPES = frozenset({"uri", "url", "oid", "uuid"})
+# http.html#trules: links are replaced in elements of these types. Canonicals are not named there;
+# oid and uuid are, but no `Type/id` is one, so replacing it would leave the resource invalid
+LINK_TYPES = frozenset({"uri", "url"})
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One request of a batch or transaction: its place, its identity in the Bundle, and itself."""
+    """One request of a batch or transaction: its place, its identity in the Bundle, and itself.
+
+    `refusal` says why it is no proper request, if it is none.
+    """
 
     place: str
-    full_url: str
-    interaction: Interaction
+    full_url: str = ""
+    interaction: Interaction = NOTHING
+    refusal: FhirError | None = None
 
 
 def plan(raw: bytes, definitions: Definitions, base_url: str) -> tuple[str, list[Entry]]:
     """Return "batch" or "transaction", and the entries of a compact Bundle in their order.
 
-    Raises a FhirError that names every entry without a proper request (bundle.html, bdl-3).
+    An improper request (bundle.html, bdl-3) is the answer of its entry in a batch; in a
+    transaction all such are refused at once.
     """
     found = fields(raw)
     kind = value(found, "type")
@@ -51,14 +58,14 @@ def plan(raw: bytes, definitions: Definitions, base_url: str) -> tuple[str, list
         text = "Only a Bundle of type batch or transaction can be posted here"
         raise FhirError([Issue("error", "value", text, "Bundle.type")], 400)
     entries: list[Entry] = []
-    issues: list[Issue] = []
     for n, cut in enumerate(items(found.get("entry", b"[]"))):
         place = f"Bundle.entry[{n}]"
         try:
             entries.append(_entry(place, cut, definitions, base_url))
         except FhirError as error:
-            issues += [issue.under(place) for issue in error.issues]
-    if issues:
+            entries.append(Entry(place, refusal=error))
+    issues = [i.under(e.place) for e in entries if e.refusal for i in e.refusal.issues]
+    if issues and kind == "transaction":
         raise FhirError(issues, 400)
     return str(kind), entries
 
@@ -83,7 +90,7 @@ def _entry(place: str, cut: bytes, definitions: Definitions, base_url: str) -> E
     asked = decode(bytes(parts["request"])) if "request" in parts else {}
     method, url = asked.get("method"), asked.get("url")
     if not isinstance(method, str) or not isinstance(url, str):
-        raise refused("required", "An entry needs a request with method and url", "request")
+        raise refused("required", "An entry needs a request with method and url", "request", 400)
     full_url = value(parts, "fullUrl") or ""
     path, _, query = url.removeprefix(base_url).lstrip("/").partition("?")
     found, type, id, version = route(method, path, definitions.type_numbers)
@@ -97,10 +104,21 @@ def _entry(place: str, cut: bytes, definitions: Definitions, base_url: str) -> E
         body=bytes(parts.get("resource", b"")),
         if_match=str(asked.get("ifMatch", "")),
         if_none_match=str(asked.get("ifNoneMatch", "")),
+        if_modified_since=_moment(asked.get("ifModifiedSince")),
         if_none_exist=str(asked.get("ifNoneExist", "")),
         url=url,
     )
     return Entry(place, str(full_url), interaction)
+
+
+def _moment(text: Any) -> int | None:
+    """Return ifModifiedSince, an instant, in microseconds."""
+    if text is None:
+        return None
+    try:
+        return parse_date(str(text)).lo
+    except ValueError as error:
+        raise refused("value", f"ifModifiedSince: {error}", "request", 400) from None
 
 
 def _check_request(found: Route, query: str, parts: Mapping[str, Buffer]) -> None:
@@ -110,7 +128,12 @@ def _check_request(found: Route, query: str, parts: Mapping[str, Buffer]) -> Non
         text = "Conditional update and delete are not supported"
         raise refused("not-supported", text, "request.url")
     if found.code in ("create", "update") and "resource" not in parts:
-        raise refused("required", "This request needs a resource", "resource")
+        raise refused("required", "This request needs a resource", "resource", 400)
+
+
+def conditions(raw: bytes) -> Iterator[str]:
+    """Yield each conditional reference of a compact resource."""
+    return (text for text in references(raw) if conditional(text))
 
 
 def in_order(entries: Iterable[Entry]) -> list[Entry]:

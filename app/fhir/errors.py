@@ -7,7 +7,7 @@ Every refusal below `api` is a `FhirError` raised through a constructor that rea
 the client will see. Texts never quote clinical content: they name places, rules and expectations.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -63,11 +63,17 @@ class Issue:
 
 
 class FhirError(Exception):
-    """A refusal: the HTTP status and the issues that the client is told."""
+    """A refusal: the HTTP status, the issues that the client is told, and further headers."""
 
-    def __init__(self, issues: Iterable[Issue], status: int | None = None) -> None:
+    def __init__(
+        self,
+        issues: Iterable[Issue],
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.issues = tuple(issues)
         self.status = status or STATUS[self.issues[0].code]
+        self.headers = headers or {}
         super().__init__("; ".join(issue.text for issue in self.issues))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
-from app.fhir.errors import refused
+from app.fhir.errors import FhirError, Issue, refused
 
 ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")  # datatypes.html#id
 MAX_URL = 16 * 1024
@@ -110,10 +110,10 @@ def route(method: str, path: str, types: Mapping[str, int]) -> tuple[Route, str,
     shape = tuple(part if part in WORDS else "" for part in parts)
     found = _BY_SHAPE.get((method, shape))
     if found is None:
-        allowed = sorted(m for m, s in _BY_SHAPE if s == shape)
+        allowed = ", ".join(sorted(m for m, s in _BY_SHAPE if s == shape))
         if allowed:
-            text = f"{method} is not supported here; this address takes {', '.join(allowed)}"
-            raise refused("not-supported", text, status=405)
+            text = f"{method} is not supported here; this address takes {allowed}"
+            raise FhirError([Issue("error", "not-supported", text)], 405, {"Allow": allowed})
         raise refused("not-found", f"There is no interaction at /{path[:200]}")
     type, id, version = (*(part for part in parts if part not in WORDS), "", "", "")[:3]
     if type and type not in types:

@@ -18,6 +18,7 @@ from app.fhir.definitions import Definitions, ParameterType
 from app.fhir.errors import refused
 from app.fhir.interaction import Pairs
 from app.fhir.values import (
+    NORM_LENGTH,
     Interval,
     NumberTerm,
     QuantityTerm,
@@ -38,6 +39,10 @@ from app.fhir.values import (
 
 CURSOR = "_cursor"
 MAX_INTEGER = 2**63 - 1
+
+# What one search may ask: more would be a deeper expression than SQLite compiles (1000 levels)
+MOST_PAIRS = 200
+MOST_VALUES = 500
 
 # search.html#Summary and http.html#parameters: asked of the answer, not of the resources.
 # A value is what we accept (None: the caller of `parse` looks); others are refused by name.
@@ -148,6 +153,10 @@ class Language:
         for a parameter, modifier or value that the server does not understand: never ignored.
         """
         used = tuple((name, value) for name, value in pairs if value)
+        values = sum(value.count(",") + 1 for _, value in used)
+        if len(used) > MOST_PAIRS or values > MOST_VALUES:
+            limits = f"{MOST_PAIRS} parameters and {MOST_VALUES} values"
+            raise refused("too-costly", f"A search may have {limits}", status=400)
         parts = tuple(
             self.match(type, name, value, now)
             for name, value in used
@@ -180,7 +189,7 @@ class Language:
 
     def match(self, type: str, name: str, value: str, now: int) -> Query:
         """Return the tree of one pair."""
-        code, _, modifier = name.partition(":")
+        code, colon, modifier = name.partition(":")
         if "." in code or code == "_has":
             raise refused(
                 "not-supported", f"Chained search ({name[:80]}) is not supported", at(name)
@@ -194,7 +203,7 @@ class Language:
             raise refused(
                 "not-supported", f"The search parameter {code} is not supported", at(name)
             )
-        if modifier:
+        if colon:
             raise refused(
                 "not-supported", f"The modifier :{modifier[:40]} is not supported", at(name)
             )
@@ -229,7 +238,12 @@ class Language:
             case "token":
                 return parse_token(text)
             case "string":
-                return fold(unescape(text))
+                folded = fold(unescape(text))
+                if not folded:
+                    raise ValueError("a text must have more than white space and accents")
+                if len(folded) > NORM_LENGTH:  # the index knows no more of a text
+                    raise ValueError(f"a text of more than {NORM_LENGTH} characters is too long")
+                return folded
             case "uri":
                 return unescape(text)
             case "reference":
@@ -246,10 +260,15 @@ class Language:
                 return Ordered(prefix, parse_quantity(rest))
 
     def reference(self, text: str, targets: tuple[str, ...]) -> Reference:
-        """Return where the text points; a bare id leaves the type open (search.html#reference)."""
+        """Return where the text points; a bare id leaves the type open (search.html#reference).
+
+        A version is refused, because to leave it out would find other versions as well.
+        """
         if is_id(text) and text not in self.definitions.type_numbers:
             return Reference(id=text, type=targets[0] if len(targets) == 1 else "")
         found = parse_reference(text, self.base_url)
+        if found.type and found.version:
+            raise ValueError("a reference to one version of a resource cannot be searched for")
         if found.id and found.type not in self.definitions.type_numbers:
             raise ValueError("expected an id, Type/id or a URL")
         if not found.id and not found.url:

@@ -13,7 +13,7 @@ inside the transaction.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +25,7 @@ from app.fhir.bundle import Entry, Links
 from app.fhir.definitions import Definitions
 from app.fhir.errors import STATUS, FhirError, Issue, outcome, refused
 from app.fhir.interaction import Interaction, Pairs, Reply, parse_query
-from app.fhir.query import CURSOR, Language, unparse
+from app.fhir.query import CURSOR, All, Language, unparse
 from app.fhir.store import CREATED, LIVE, Catalogue, Current, Store, Version, instant
 from app.fhir.validation import Validator
 from app.fhir.values import parse_date
@@ -91,7 +91,7 @@ def _trace(error: BaseException) -> Any:
 
 def refusal(error: FhirError) -> Reply:
     """Return a refusal as the OperationOutcome that the client gets."""
-    return Reply(error.status, encode(outcome(error.issues)))
+    return Reply(error.status, encode(outcome(error.issues)), extra=error.headers)
 
 
 def _failure(code: str, text: str, status: int) -> Reply:
@@ -147,8 +147,9 @@ async def _perform_write(
         known = (await store.lock([identity])).get(identity)
         return await delete(store, asked, known, server.now())
     assert prepared is not None
-    locked = await store.lock([identity], [identity])
-    return await update(store, asked, locked[identity], prepared, server.now())
+    # whoever names a version expects the resource to be there: no row is made for it
+    locked = await store.lock([identity], () if asked.if_match else [identity])
+    return await update(store, asked, locked.get(identity), prepared, server.now())
 
 
 def _preferred(reply: Reply, asked: Interaction) -> Reply:
@@ -169,9 +170,12 @@ def _preferred(reply: Reply, asked: Interaction) -> Reply:
 
 def prepare(server: Server, asked: Interaction) -> Prepared:
     """Return the resource of a create or update, or refuse it with every issue that it has."""
+    resource = decode(asked.body, asked.type)
     raw = compact(asked.body)
-    resource = decode(raw)
     issues = check(server, asked, resource)
+    for condition in bundle.conditions(raw):
+        text = f"The reference {condition.partition('?')[0]}?... is resolved in a transaction only"
+        issues.append(Issue("error", "value", text))
     if issues:
         raise FhirError(issues, min(max(STATUS[issue.code], 400) for issue in issues))
     return Prepared(raw, resource)
@@ -253,12 +257,14 @@ def create(store: Store, asked: Interaction, id: str, prepared: Prepared, now: i
 
 
 async def update(
-    store: Store, asked: Interaction, current: Current, prepared: Prepared, now: int
+    store: Store, asked: Interaction, current: Current | None, prepared: Prepared, now: int
 ) -> Reply:
     """Stage a new version, or the first one under the client's id (http.html#update, #upsert)."""
-    if current.state == LIVE and not await store.visible(current, asked.type, "update"):
+    exists = current is not None and current.state == LIVE
+    hidden = current and exists and not await store.visible(current, asked.type, "update")
+    _require_version(asked, None if hidden else current)
+    if hidden:
         raise refused("not-found", f"There is no {asked.type}/{asked.id}")
-    _require_version(asked, current)
     version, _ = store.put(asked.type, asked.id, prepared.raw, prepared.resource, current, now)
     return _written(version, 201 if version.op == CREATED else 200)
 
@@ -320,9 +326,9 @@ def criteria(asked: Interaction) -> str:
 
 async def _find(server: Server, store: Store, type: str, pairs: Pairs, where: str) -> str | None:
     """Return the id of the one resource that fits; None for none, 412 for several."""
-    if not any(value for _, value in pairs):
-        raise refused("invalid", f"{where} needs search parameters", status=400)
     search = server.language.parse(type, pairs, server.now())
+    if isinstance(search.where, All):
+        raise refused("invalid", f"{where} needs search parameters", status=400)
     page = await store.search(replace(search, count=2, cursor=""))
     if len(page.entries) > 1:
         raise refused("multiple-matches", f"{where} fits more than one {type}")
@@ -387,7 +393,7 @@ PERFORM: Mapping[str, Perform] = {
 async def _bundle(server: Server, caller: Caller, asked: Interaction) -> Reply:
     """Run the entries of a Bundle one by one, or as one transaction (http.html#transaction)."""
     check_parameters(asked, ())
-    raw = compact(asked.body)
+    raw = compact(asked.body, "Bundle")
     if bundle.value(fields(raw), "resourceType") != "Bundle":
         text = "resourceType must be Bundle at the base of the server"
         raise FhirError([Issue("error", "invalid", text, "resourceType")])
@@ -411,7 +417,8 @@ async def _batch(
     answers = []
     for entry in entries:
         inner = replace(entry.interaction, prefer=asked.prefer)
-        reply = await handle(server, caller, inner)
+        refused_at_once = refusal(entry.refusal) if entry.refusal else None
+        reply = refused_at_once or await handle(server, caller, inner)
         answers.append(_answer(reply, inner))
     return Reply(200, bundle.response("batch", answers))
 
@@ -428,37 +435,36 @@ async def _transaction(
     """Perform all entries or none, in the order of http.html#trules."""
     await store.begin()
     ids, replies, twins = await _identify_creates(server, store, entries)
-    writes = [
-        e
-        for e in bundle.in_order(entries)
-        if e.interaction.code in WRITES and e.place not in replies and e.place not in twins
-    ]
+    writes = [e for e in bundle.in_order(entries) if e.interaction.code in WRITES]
     bundle.check_identities(
-        (e.place, e.interaction.type, ids.get(e.place) or e.interaction.id) for e in writes
+        (e.place, e.interaction.type, ids.get(e.place) or e.interaction.id)
+        for e in writes
+        if e.place not in twins
     )
-    links = await _links(server, store, writes, entries, ids)
-    prepared = await _prepare_all(server, writes, links)
+    writes = [e for e in writes if e.place not in replies and e.place not in twins]
     named = [e.interaction for e in writes if e.interaction.code != "create"]
     locked = await store.lock(
         [(i.type, i.id) for i in named], {(i.type, i.id) for i in named if i.code == "update"}
     )
     now = server.now()
-    for entry in writes:
-        inner = entry.interaction
-        with placed(entry):
-            if inner.code == "create":
-                own = ids[entry.place]
-                reply = create(store, inner, own, prepared[entry.place], now)
-            elif inner.code == "update":
-                current = locked[inner.type, inner.id]
-                reply = await update(store, inner, current, prepared[entry.place], now)
-            else:
-                known = locked.get((inner.type, inner.id))
-                reply = await delete(store, inner, known, now)
-        replies[entry.place] = reply
+    targets = _full_urls(entries, ids)
+    async for ready in _resolvable(server, store, writes, targets):
+        prepared = await _prepare_all(server, ready, Links(targets, server.definitions))
+        for entry in ready:
+            inner = entry.interaction
+            with placed(entry):
+                if inner.code == "create":
+                    reply = create(store, inner, ids[entry.place], prepared[entry.place], now)
+                elif inner.code == "update":
+                    current = locked[inner.type, inner.id]
+                    reply = await update(store, inner, current, prepared[entry.place], now)
+                else:
+                    known = locked.get((inner.type, inner.id))
+                    reply = await delete(store, inner, known, now)
+            replies[entry.place] = reply
+        await store.flush()
     for place, first in twins.items():
         replies[place] = replace(replies[first], status=200)
-    await store.flush()
     return Reply(200, await _answers(server, store, asked, entries, replies))
 
 
@@ -515,36 +521,61 @@ async def _answers(
     return bundle.response("transaction", answers)
 
 
-async def _links(
-    server: Server,
-    store: Store,
-    writes: Sequence[Entry],
-    entries: Sequence[Entry],
-    ids: Mapping[str, str],
-) -> Links:
-    """Return what fullUrls and conditional references become (http.html#trules)."""
-    targets: dict[str, str] = {}
-    for entry in entries:
-        inner = entry.interaction
-        if entry.full_url and inner.code in ("create", "update"):
-            targets[entry.full_url] = f"{inner.type}/{ids.get(entry.place) or inner.id}"
-    for entry in writes:
-        for reference in bundle.references(entry.interaction.body):
-            if reference not in targets and bundle.conditional(reference):
-                with placed(entry):
-                    targets[reference] = await _conditional(server, store, reference)
-    return Links(targets, server.definitions)
+def _full_urls(entries: Sequence[Entry], ids: Mapping[str, str]) -> dict[str, str]:
+    """Return what each fullUrl of a written entry becomes (http.html#trules)."""
+    return {
+        e.full_url: f"{e.interaction.type}/{ids.get(e.place) or e.interaction.id}"
+        for e in entries
+        if e.full_url and e.interaction.code in ("create", "update")
+    }
 
 
-async def _conditional(server: Server, store: Store, reference: str) -> str:
-    """Return the one resource that a conditional reference finds (http.html#transaction)."""
+async def _resolvable(
+    server: Server, store: Store, writes: Sequence[Entry], targets: dict[str, str]
+) -> AsyncIterator[list[Entry]]:
+    """Yield the writes in rounds; before each, `targets` has learnt its conditional references.
+
+    http.html#trules resolves them after all writes. That makes a difference only where they search
+    a type that this transaction writes: such entries wait for a round after the others.
+    """
+    written = {entry.interaction.type for entry in writes}
+    pending = list(writes)
+    first = True
+    while pending:
+        waiting: dict[str, Entry] = {}
+        for entry in pending:
+            for condition in bundle.conditions(entry.interaction.body):
+                if condition in targets or condition in waiting:
+                    continue
+                found = None
+                if not first or condition.partition("?")[0] not in written:
+                    with placed(entry):
+                        found = await _conditional(server, store, condition)
+                if found:
+                    targets[condition] = found
+                else:
+                    waiting[condition] = entry
+        ready = [
+            e for e in pending if waiting.keys().isdisjoint(bundle.conditions(e.interaction.body))
+        ]
+        if not ready and not first:
+            condition, entry = next(iter(waiting.items()))
+            with placed(entry):
+                type = condition.partition("?")[0]
+                text = f"A conditional reference finds no {type}"
+                raise refused("not-found", text, status=412)
+        yield ready
+        pending = [entry for entry in pending if entry not in ready]
+        first = False
+
+
+async def _conditional(server: Server, store: Store, reference: str) -> str | None:
+    """Return the one resource that a conditional reference finds, None if there is none yet."""
     type, _, query = reference.partition("?")
     if type not in server.definitions.type_numbers:
         raise refused("value", f"A conditional reference to {type[:64]!r}, which is no type")
     found = await _find(server, store, type, parse_query(query), "A conditional reference")
-    if found is None:
-        raise refused("not-found", f"A conditional reference finds no {type}", status=412)
-    return f"{type}/{found}"
+    return f"{type}/{found}" if found else None
 
 
 async def _prepare_all(
@@ -561,10 +592,10 @@ async def _prepare_all(
         raw = links.rewrite(entry.interaction.body, entry.full_url)
         place = f"{entry.place}.resource"
         try:
-            resource = decode(raw)
+            resource = decode(raw, place)
             found = check(server, entry.interaction, resource, place)
         except FhirError as error:
-            found = [issue.under(place) for issue in error.issues]
+            found = list(error.issues)
         issues += found
         if not found:
             prepared[entry.place] = Prepared(raw, resource)

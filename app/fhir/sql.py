@@ -14,10 +14,10 @@ flattens. See storage.md section 3 of the design, and docs/decisions.md.
 Rule 1: `visible()` is the only way to name a resource. Rule 2: values never enter the text.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 
@@ -123,14 +123,25 @@ LONG: Any = sa.literal_column("1")
 
 
 def _date(prefix: str, t: Any, bind: Bind) -> Clause:
+    """Return the condition of a prefix, and beside it the range of the index in which it holds.
+
+    The index is (param, long, lo). A short row ends within a day of its start, so a bound on its
+    end is one on its start; of the few long rows all are looked at.
+    """
     a, b = bind(db.Key), bind(db.Key)
     fits = DATES[prefix](t.c.lo, t.c.hi, a, b)
-    # A short row ends within a day of its start, so its start alone bounds the range both ways
-    if prefix == "eq":
-        return sa.and_(t.c.long.in_([SHORT, LONG]), t.c.lo >= a, t.c.lo < b, fits)
-    if prefix in ("sa", "ap"):
-        early = a - sa.literal(DAY, db.Key) if prefix == "ap" else b
-        return sa.and_(sa.or_(t.c.long == LONG, t.c.lo >= early), fits)
+    both = t.c.long.in_([SHORT, LONG])
+    match prefix:
+        case "eq":
+            return sa.and_(both, t.c.lo >= a, t.c.lo < b, fits)
+        case "sa":
+            return sa.and_(both, fits)
+        case "lt" | "le" | "eb":
+            return sa.and_(both, t.c.lo < b, fits)
+        case "gt" | "ge" | "ap":
+            # one range of the index: the short rows from there on, then all long ones
+            start = (b if prefix == "gt" else a) - sa.literal(DAY, db.Key)
+            return sa.and_(sa.tuple_(t.c.long, t.c.lo) > sa.tuple_(SHORT, start), fits)
     return fits
 
 
@@ -144,8 +155,10 @@ def _number(prefix: str, unit: str, t: Any, bind: Bind) -> Clause:
     fits = NUMBERS[prefix](t.c.lo, t.c.hi, v, a, b)
     if unit == "code":
         return sa.and_(t.c.code == bind(db.Text), fits)
-    if unit == "system":
+    if unit == "system code":
         return sa.and_(t.c.unit == bind(db.Int), t.c.code == bind(db.Text), fits)
+    if unit == "system":
+        return sa.and_(t.c.unit == bind(db.Int), fits)
     return fits
 
 
@@ -183,10 +196,10 @@ OPERATIONS: dict[str, Operation] = {
     **{f"date:{p}": Operation(db.index_date, partial(_date, p)) for p in DATES},
     **{
         f"quantity {unit}:{p}": Operation(
-            db.index_quantity, partial(_number, p, unit), drives=unit != ""
+            db.index_quantity, partial(_number, p, unit), drives="code" in unit
         )
         for p in NUMBERS
-        for unit in ("", "code", "system")
+        for unit in ("", "code", "system", "system code")
     },
 }
 
@@ -204,17 +217,30 @@ def fence(select: sa.Select[Any]) -> Clause:
 # --- lowering ----------------------------------------------------------------------------------
 
 
+class Kind(Protocol):
+    """Where the rows of a search parameter are, as `index` says it."""
+
+    @property
+    def tables(self) -> Container[str]:
+        """The kinds of rows that it has: token, reference, uri ..."""
+
+    @property
+    def canonical(self) -> bool:
+        """Whether its URLs may carry a version."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lowering:
     """What turns a tree into a shape and its values, for one worker's dictionaries.
 
-    `canonical(type, parameter)` says whether the parameter's URLs may carry a version.
+    `kinds(type)` says of each parameter where its rows are; `base_url` is the server's own.
     """
 
     definitions: Definitions
     params: Numbers
     systems: Mapping[str, int]
-    canonical: Callable[[str, str], bool]
+    kinds: Callable[[str], Mapping[str, Kind]]
+    base_url: str
 
     def tree(self, node: Query, type: str, values: list[Any]) -> Shape:
         """Return the shape of `node` for resources of `type`, appending its values in order."""
@@ -272,7 +298,7 @@ class Lowering:
                 yield "id", [term]
             case str() if node.type == "string":
                 yield "string", [term[:200], _after(term[:200])]
-            case str() if self.canonical(type, node.parameter):
+            case str() if self.kinds(type)[node.parameter].canonical:
                 yield self.url(term)
             case str():
                 yield "uri", [bounded(term)]
@@ -285,38 +311,44 @@ class Lowering:
         if system is None:
             same = exact == folded
             yield ("token code", [exact]) if same else ("token codes", [exact, folded])
-        elif system in self.systems:
-            number = self.systems[system]
+        elif bounded(system) in self.systems:
+            number = self.systems[bounded(system)]
             stored = exact if system in self.definitions.case_sensitive else folded
             yield ("token system code", [stored, number]) if code else ("token system", [number])
 
     def reference(self, node: Match, type: str, term: Reference) -> Iterator[tuple[str, list[Any]]]:
         """Yield how a reference fits: a key, or a URL that a canonical may hold as well."""
         numbers = self.definitions.type_numbers
-        if term.id and term.type:
-            yield "reference", [numbers[term.type], term.id]
-        elif term.id:
-            targets = self.definitions.search_parameters[type][node.parameter].target
-            yield "reference types", [[numbers[t] for t in targets or numbers], term.id]
-        else:
-            yield "reference", [EXTERNAL, bounded(term.url)]
-            yield self.url(f"{term.url}|{term.version}" if term.version else term.url)
+        tables = self.kinds(type)[node.parameter].tables
+        own = f"{self.base_url}/{term.type}/{term.id}" if term.id and term.type else ""
+        if "reference" in tables:
+            if own:
+                yield "reference", [numbers[term.type], term.id]
+            elif term.id:
+                targets = self.definitions.search_parameters[type][node.parameter].target
+                yield "reference types", [[numbers[t] for t in targets or numbers], term.id]
+            else:
+                yield "reference", [EXTERNAL, bounded(term.url)]
+        if "uri" in tables and (term.url or own):
+            url = term.url or own
+            yield self.url(f"{url}|{term.version}" if term.version else url)
 
     def url(self, text: str) -> tuple[str, list[Any]]:
         """Return how a canonical fits: without a version, any version does."""
         url, version = split_canonical(text)
-        return ("uri version", [bounded(url), version]) if version else ("uri", [bounded(url)])
+        if version:
+            return "uri version", [bounded(url), bounded(version)]
+        return "uri", [bounded(url)]
 
     def quantity(self, prefix: str, term: QuantityTerm) -> Iterator[tuple[str, list[Any]]]:
-        """Yield how a quantity fits: in any unit, a unit, or a unit of a system."""
+        """Yield how a quantity fits: in any unit, a unit, any unit of a system, or one of it."""
         given = _floats(prefix, term.number)
-        if not term.code:
-            yield f"quantity :{prefix}", given
-        elif term.system is None:
-            yield f"quantity code:{prefix}", [*given, bounded(term.code)]
-        elif term.system in self.systems:
-            number = self.systems[term.system]
-            yield f"quantity system:{prefix}", [*given, number, bounded(term.code)]
+        code = [bounded(term.code)] if term.code else []
+        if term.system is None:
+            yield f"quantity {'code' if code else ''}:{prefix}", [*given, *code]
+        elif (system := bounded(term.system)) in self.systems:
+            unit = "system code" if code else "system"
+            yield f"quantity {unit}:{prefix}", [*given, self.systems[system], *code]
 
 
 def _floats(prefix: str, number: NumberTerm) -> list[Any]:
@@ -345,9 +377,9 @@ def systems_in(node: Query) -> Iterator[str]:
         case Match(_, _, terms):
             for term in terms:
                 if isinstance(term, Token) and term.system:
-                    yield term.system
+                    yield bounded(term.system)
                 elif isinstance(term, Ordered) and isinstance(term.value, QuantityTerm):
-                    yield term.value.system or ""
+                    yield bounded(term.value.system or "")
 
 
 # --- building ----------------------------------------------------------------------------------
@@ -380,13 +412,14 @@ def condition(shape: Shape, r: Any, bind: Binder, owner: Any = None) -> Clause:
             return sa.and_(sa.true(), *[condition(part, r, bind, owner) for part in shape[1:]])
         case "or":
             return sa.or_(sa.false(), *[condition(part, r, bind, owner) for part in shape[1:]])
-        case "type":
-            kinds = bind(db.Small, many=True)
-            return sa.and_(db.among(r.c.type, kinds), condition(shape[1], r, bind, owner))
+        case "types":
+            return _by_type(shape, r, bind, lambda part: condition(part, r, bind, owner))
         case "member":
             c = db.compartment.alias()
             shared = sa.select(c.c.key).where(c.c.key == r.c.key)
-            return sa.or_(owner == _key_of(bind), fence(shared.where(c.c.comp == _key_of(bind))))
+            # nobody has the key -1: what is not there has no members, also under a Not
+            own = owner == sa.func.coalesce(_key_of(bind), sa.literal_column("-1"))
+            return sa.or_(own, fence(shared.where(c.c.comp == _key_of(bind))))
         case _:
             return matches(shape, r, bind)
 
@@ -407,6 +440,12 @@ def ordered(shape: Shape) -> bool:
     return len(shape) == 3 and OPERATIONS[shape[2]].ordered
 
 
+def _by_type(shape: Shape, r: Any, bind: Binder, inner: Callable[[Shape], Clause]) -> Clause:
+    """Return the condition of ("types", ...): each part after the list of its type numbers."""
+    parts = [sa.and_(db.among(r.c.type, bind(db.Small, many=True)), inner(p)) for p in shape[1:]]
+    return sa.or_(sa.false(), *parts)
+
+
 def needs_index(shape: Shape) -> bool:
     """Return whether a policy's shape reads index rows, which deleted resources do not have."""
     return shape[0] == "match" or any(
@@ -420,6 +459,8 @@ def visible(r: Any, gate: Shape, bind: Binder, *, deleted: bool = False) -> Clau
     With `deleted`, also of a deleted one, unless the policy reads index rows (storage.md: it has
     none left to read, so it is hidden).
     """
+    if gate[0] == "types":
+        return _by_type(gate, r, bind, lambda part: visible(r, part, bind, deleted=deleted))
     # written out, because a partial index is used only where its predicate stands in the text
     state: Clause = r.c.state == sa.literal_column(str(LIVE))
     if deleted and not needs_index(gate):
@@ -480,7 +521,8 @@ class Compiler:
     ) -> Plan:
         """Return a page of versions, newest first; `named`: since, limit and what the level needs.
 
-        Columns: xid, seq, type, id, op, version, updated, body.
+        Of one resource in the order of its versions; of more in that of the transactions, by
+        (xid, seq). Columns: xid, seq, type, id, op, version, updated, body.
         """
         shape = (level, after, gate)
         return self.plan("history", _history, shape, [*values, *values], **named)
@@ -540,13 +582,14 @@ def _history(level: str, after: bool, gate: Shape, bind: Binder) -> sa.Select[An
         found = found.where(v.c.key == _named("key", db.Key))
     elif level == "type":
         found = found.where(v.c.type == _named("type", db.Small))
+    order = [v.c.version] if level == "instance" else [v.c.xid, v.c.seq]
     if after:
-        place = sa.tuple_(v.c.xid, v.c.seq)
-        found = found.where(place < sa.tuple_(_named("xid", db.Key), _named("seq", db.Key)))
+        places = [_named(f"after{n}", column.type) for n, column in enumerate(order)]
+        found = found.where(sa.tuple_(*order) < sa.tuple_(*places))
     return (
         found.where(v.c.updated >= _named("since", db.Key))
         .where(visible_version(r, v, gate, bind))
-        .order_by(v.c.xid.desc(), v.c.seq.desc())
+        .order_by(*[column.desc() for column in order])
         .limit(_named("limit", db.Int))
     )
 

@@ -17,6 +17,7 @@ is decided here; that is `rest`.
 
 import base64
 import hmac
+import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -24,14 +25,15 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 
 from app import db
+from app.fhir import manifest
 from app.fhir.access import Caller, Right
 from app.fhir.definitions import Definitions
 from app.fhir.errors import refused
 from app.fhir.index import Indexer, Rows
+from app.fhir.manifest import Difference, Identity, Manifest, Numbers
 from app.fhir.query import All, And, Query, Search
 from app.fhir.sql import (
     AFTER_ANY,
@@ -45,38 +47,15 @@ from app.fhir.sql import (
     ordered,
     systems_in,
 )
-from app.fhir.values import DAY, is_id
 from app.fhir.wire import Resource, canonical, splice
 
 CREATED, UPDATED, DELETED = 1, 2, 3
 LIVE, GONE = 1, 2  # 0 is a phantom
 
-Identity = tuple[str, str]  # type and id
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-# The index tables, in the order of the manifest, with their columns besides key and owner
-INDEX: Mapping[sa.Table, tuple[str, ...]] = {
-    db.index_token: ("param", "code", "system"),
-    db.index_reference: ("param", "target"),
-    db.index_date: ("param", "long", "lo", "hi"),
-    db.index_quantity: ("param", "code", "lo", "unit", "hi"),
-    db.index_string: ("param", "norm", "exact"),
-    db.index_uri: ("param", "uri", "version"),
-    db.compartment: ("comp", "type", "occurred"),
-}
+VERSION = re.compile(r"[1-9][0-9]{0,9}")  # as versionId is written: no leading zero
 RESOURCE_COLUMNS = tuple(db.resource.c.keys())
-WITH_OWNER = {table for table in INDEX if "owner" in table.c}
-
-
-class Manifest(msgspec.Struct, array_like=True):
-    """The index rows of one version, without the key: what an update compares with its own."""
-
-    owner: int = 0
-    tables: list[list[tuple[Any, ...]]] = []
-
-
-_READ_MANIFEST = msgspec.msgpack.Decoder(Manifest)
-_write_manifest = msgspec.msgpack.Encoder().encode
+VERSION_COLUMNS = ("key", "version", "owner", "labels", "updated", "type", "op", "body")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +68,7 @@ class Version:
     updated: int
     op: int
     body: bytes
-    place: tuple[int, int] = (0, 0)
+    place: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +130,7 @@ class Catalogue:
     params: Mapping[tuple[str, str], int]
     bits: Mapping[tuple[str, str], int]
     secret: bytes
-
-    def canonical(self, type: str, code: str) -> bool:
-        """Return whether the parameter's URLs may carry a version (references.html#canonical)."""
-        return self.indexer.parameter_kinds(type)[code].canonical
+    base_url: str
 
     def sign(self, place: tuple[int, ...], about: str) -> str:
         """Return the cursor for a place in the result that `about` describes."""
@@ -212,7 +188,8 @@ async def open_catalogue(
         params = {(type, code): found[numbers[type], code] for type, code in bits}
         compiler = Compiler(database.dialect)
         indexer = Indexer(definitions, base_url, zone)
-        return Catalogue(definitions, indexer, compiler, params, bits, bytes(own[0][0]))
+        signing = bytes(own[0][0])
+        return Catalogue(definitions, indexer, compiler, params, bits, signing, base_url)
 
     return await database.write(work)
 
@@ -259,7 +236,7 @@ class Store:
     async def vread(self, type: str, id: str, version: str) -> Version:
         """Return one version; 404 if there is none, 410 if it is the mark of a deletion."""
         gate, values = await self.gate(type, "read")
-        number = int(version) if version.isascii() and version.isdigit() else 0
+        number = int(version) if VERSION.fullmatch(version) else 0
         rows: Sequence[db.Row] = []
         if 0 < number < 2**31:
             plan = self.catalogue.compiler.vread(
@@ -282,7 +259,7 @@ class Store:
     ) -> HistoryPage:
         """Return a page of versions, newest first: of one resource, of a type, or of everything.
 
-        Order is that of the commits, so no version is missing from a later page.
+        Of one resource by version; of more in the order in which transactions began to write.
         """
         types = self.catalogue.definitions.type_numbers
         level = "instance" if id else "type" if type else "system"
@@ -295,12 +272,21 @@ class Store:
             named["type"] = types[type]
         about = f"history {type} {id} {since} {self.caller.policy.digest}"
         if cursor:
-            named["xid"], named["seq"] = self.catalogue.place(cursor, about)
+            place = self.catalogue.place(cursor, about)
+            named.update({f"after{n}": value for n, value in enumerate(place)})
         plan = self.catalogue.compiler.history(level, gate, values, after=bool(cursor), **named)
         rows = await self.connection.rows(plan.statement, plan.values)
         names = self.catalogue.definitions.resource_types
         found = [
-            Version(names[number - 1], vid, version, updated, op, body, (xid, seq))
+            Version(
+                names[number - 1],
+                vid,
+                version,
+                updated,
+                op,
+                body,
+                (version,) if level == "instance" else (xid, seq),
+            )
             for xid, seq, number, vid, op, version, updated, body in rows
         ]
         more = len(found) > count
@@ -409,20 +395,21 @@ class Store:
         open_types = [n for t, n in numbers.items() if isinstance(policy.of(t, right), All)]
         if len(open_types) == len(numbers):
             return ("all",), []
-        shapes: list[Shape] = [("type", ("all",))]
+        shapes: list[Shape] = [("all",)]
         values: list[Any] = [open_types]
         for type, number in numbers.items():
             if number not in open_types:
                 shape, own = await self.gate(type, right)
-                shapes.append(("type", shape))
+                shapes.append(shape)
                 values += [[number], *own]
-        return ("or", *shapes), values
+        return ("types", *shapes), values
 
     async def _lowering(self, tree: Query) -> Lowering:
         named = set(systems_in(tree))
         known = await self.connection.known_systems(named)
         own = self.catalogue
-        return Lowering(own.definitions, own.params, known, own.canonical)
+        kinds = own.indexer.parameter_kinds
+        return Lowering(own.definitions, own.params, known, kinds, own.base_url)
 
     # --- writing -------------------------------------------------------------------------------
 
@@ -501,12 +488,12 @@ class Store:
         if not staged:
             return
         systems = await self.connection.systems(
-            {system for s in staged if s.rows for system in _systems(s.rows)}
+            {system for s in staged if s.rows for system in manifest.systems(s.rows)}
         )
         fresh = [s for s in staged if s.current is None]
         given = iter(await self.connection.keys(len(fresh)))
         keys = {(s.type, s.id): s.current.key if s.current else next(given) for s in staged}
-        targets = {t for s in staged if s.rows for t in _targets(s.rows)} - keys.keys()
+        targets = {t for s in staged if s.rows for t in manifest.targets(s.rows)} - keys.keys()
         keys.update(await self._keys_of(sorted(targets)))
         look = any(not isinstance(self.caller.policy.of(s.type, s.right), All) for s in staged)
         changes = self._changes(staged, keys, systems)
@@ -548,8 +535,7 @@ class Store:
             _resource_row(key, numbers[type], id)
             for key, (type, id) in zip(keys, sorted(missing), strict=True)
         ]
-        columns = RESOURCE_COLUMNS
-        await self.connection.change([db.Change("add", db.resource, columns, rows)])
+        await self.connection.add([db.Change("add", db.resource, RESOURCE_COLUMNS, rows)])
 
     async def _keys_of(self, targets: Sequence[Identity]) -> dict[Identity, int]:
         """Return the key of each target, of a phantom where nothing is stored (two statements)."""
@@ -567,19 +553,15 @@ class Store:
     ) -> list[db.Change]:
         """Return the rows of all staged writes, table by table."""
         types = self.catalogue.definitions.type_numbers
+        numbers = Numbers(self.catalogue.params, systems, keys, types)
         inserted: list[db.Row] = []
         updated: list[db.Row] = []
         versions: list[db.Row] = []
-        added: dict[sa.Table, list[db.Row]] = {table: [] for table in INDEX}
-        removed: dict[sa.Table, list[db.Row]] = {table: [] for table in INDEX}
+        difference = Difference.empty()
         for s in staged:
             key, type = keys[s.type, s.id], types[s.type]
-            new = self._manifest(s, keys, systems)
-            old = (
-                _READ_MANIFEST.decode(s.current.manifest)
-                if s.current and s.current.manifest
-                else Manifest()
-            )
+            new = numbers.manifest(s.type, s.rows) if s.rows else Manifest()
+            old = manifest.read(s.current.manifest if s.current else b"")
             owner = s.current.owner if s.op == DELETED and s.current else new.owner
             row = _resource_row(
                 key,
@@ -592,78 +574,21 @@ class Store:
                 version=s.version,
                 state=GONE if s.op == DELETED else LIVE,
                 hash=s.hash,
-                manifest=b"" if s.op == DELETED else _write_manifest(new),
+                manifest=manifest.write(new) if s.rows else b"",
             )
             (inserted if s.current is None else updated).append(row)
             versions.append((key, s.version, owner, 0, s.updated, type, s.op, s.body))
-            _difference(key, old, new, added, removed)
-        columns = RESOURCE_COLUMNS
-        version_columns = ("key", "version", "owner", "labels", "updated", "type", "op", "body")
-        changes = [
-            db.Change("insert", db.resource, columns, inserted),
-            db.Change("update", db.resource, columns, updated),
-            db.Change("insert", db.resource_version, version_columns, versions),
+            difference.add(key, old, new)
+        return [
+            db.Change("insert", db.resource, RESOURCE_COLUMNS, inserted),
+            db.Change("update", db.resource, RESOURCE_COLUMNS, updated),
+            db.Change("insert", db.resource_version, VERSION_COLUMNS, versions),
+            *difference.changes(),
         ]
-        for table, own in INDEX.items():
-            found = ("key", *own)
-            wide = ("key", "owner", *own) if table in WITH_OWNER else found
-            changes.append(db.Change("delete", table, found, removed[table], by=found))
-            changes.append(db.Change("insert", table, wide, added[table]))
-        return changes
-
-    def _manifest(
-        self, s: Staged, keys: Mapping[Identity, int], systems: Mapping[str, int]
-    ) -> Manifest:
-        """Return the index rows of a staged version, with numbers for its names."""
-        rows = s.rows
-        if rows is None:
-            return Manifest()
-        type, params = s.type, self.catalogue.params
-        number = self.catalogue.definitions.type_numbers[type]
-        patients = sorted({keys["Patient", id] for id in rows.patients})
-        owner = patients[0] if len(patients) == 1 else 0
-        shared = {keys[identity] for identity in rows.compartments}
-        shared.update(patients if not owner else ())
-        occurred = rows.occurred or 0
-        return Manifest(
-            owner,
-            [
-                [(params[type, p], code, systems[system]) for p, system, code in rows.token],
-                _unique((params[type, p], keys[_target(t, id)]) for p, t, id in rows.reference),
-                [(params[type, p], int(hi - lo > DAY), lo, hi) for p, lo, hi in rows.date],
-                [
-                    (params[type, p], code, lo, systems[system], hi)
-                    for p, system, code, lo, hi in rows.quantity
-                ],
-                [(params[type, p], norm, exact) for p, norm, exact in rows.string],
-                [(params[type, p], uri, version) for p, uri, version in rows.uri],
-                [(comp, number, occurred) for comp in sorted(shared)],
-            ],
-        )
 
     def _present(self, s: Staged) -> int:
         bits = self.catalogue.bits
         return sum(1 << bits[s.type, code] for code in s.rows.present) if s.rows else 0
-
-
-def _unique(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    return list(dict.fromkeys(rows))
-
-
-def _target(type: str, text: str) -> Identity:
-    """Return the identity under which a reference's target is stored: URLs have no type."""
-    return (type, text) if type and is_id(text) else ("", text)
-
-
-def _systems(rows: Rows) -> Iterable[str]:
-    yield from (system for _, system, _ in rows.token)
-    yield from (system for _, system, _, _, _ in rows.quantity)
-
-
-def _targets(rows: Rows) -> Iterable[Identity]:
-    yield from (_target(type, text) for _, type, text in rows.reference)
-    yield from (("Patient", id) for id in rows.patients)
-    yield from rows.compartments
 
 
 def _resource_row(key: int, type: int, id: str, **known: Any) -> tuple[Any, ...]:
@@ -671,27 +596,3 @@ def _resource_row(key: int, type: int, id: str, **known: Any) -> tuple[Any, ...]
     row = {"key": key, "type": type, "id": id, **known}
     blank = {"hash": b"", "manifest": b""}
     return tuple(row.get(name, blank.get(name, 0)) for name in RESOURCE_COLUMNS)
-
-
-def _difference(
-    key: int,
-    old: Manifest,
-    new: Manifest,
-    added: Mapping[sa.Table, list[db.Row]],
-    removed: Mapping[sa.Table, list[db.Row]],
-) -> None:
-    """Append what an index lacks and what it has too much, going from `old` to `new`.
-
-    Rows carry the owner, so where the owner changed all of them change.
-    """
-    for n, table in enumerate(INDEX):
-        before = old.tables[n] if old.tables else []
-        after = new.tables[n] if new.tables else []
-        own = (new.owner,) if table in WITH_OWNER else ()
-        if before and old.owner == new.owner:
-            known, wanted = set(before), set(after)
-            removed[table] += [(key, *row) for row in before if row not in wanted]
-            added[table] += [(key, *own, *row) for row in after if row not in known]
-        else:
-            removed[table] += [(key, *row) for row in before]
-            added[table] += [(key, *own, *row) for row in after]

@@ -216,8 +216,8 @@ class NumberTerm:
         """Return the interval that `ap` means: a tenth up and down, never less than eq's."""
         tenth = abs(self.value) / 10
         return (
-            min(self.lo, to_float(self.value - tenth)),
-            max(self.hi, to_float(self.value + tenth)),
+            min(self.lo, max(LEAST, float(self.value - tenth))),
+            max(self.hi, min(MOST, float(self.value + tenth))),
         )
 
 

@@ -12,8 +12,10 @@ without looking inside them.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
+from itertools import islice
 from typing import Any, NoReturn
 
 import msgspec
@@ -24,6 +26,8 @@ Resource = dict[str, Any]
 Buffer = bytes | memoryview
 
 MAX_DEPTH = 64
+MOST_FLAWS = 100  # that one answer names
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 SURROGATE = re.compile("[\ud800-\udfff]")
 ONLY_BRACKETS = bytes(b for b in range(256) if b not in b'{}[]"')
 STRINGS = re.compile(rb'"[^"]*"')
@@ -34,21 +38,57 @@ def malformed(text: str) -> FhirError:
     return FhirError([Issue("error", "structure", text)])
 
 
+@dataclass(frozen=True, slots=True)
+class _Flaw:
+    """What stands where the bytes hold something that is no value: the sentence about it."""
+
+    text: str
+
+
 def _object(pairs: list[tuple[str, Any]]) -> Resource:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise malformed(f"The property {twice[:80]!r} occurs twice in one object")
+        raise ValueError("a property twice")
     return found
 
 
 def _constant(name: str) -> NoReturn:
-    raise malformed(f"{name} is not a JSON number")
+    raise ValueError(name)
+
+
+def _object_with_flaws(pairs: list[tuple[str, Any]]) -> Resource:
+    found: Resource = {}
+    for name, value in pairs:
+        twice = _Flaw(f"The property {name[:80]!r} occurs twice in one object")
+        found[name] = twice if name in found else value
+    return found
+
+
+def _integer(text: str) -> int:
+    """Return an integer; for one of more digits than Python reads, one that no type allows."""
+    try:
+        return int(text)
+    except ValueError:
+        return 10**400
+
+
+def _decimal(text: str) -> Decimal:
+    """Return a decimal; for one whose exponent nobody can hold, one that no type allows."""
+    try:
+        return Decimal(text)
+    except ArithmeticError:
+        return Decimal("Infinity")
 
 
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_float=Decimal, parse_constant=_constant
+)
+# Reads what the other one refuses, so that each flaw can be named with its place
+_TOLERANT = json.JSONDecoder(
+    object_pairs_hook=_object_with_flaws,
+    parse_int=_integer,
+    parse_float=_decimal,
+    parse_constant=lambda name: _Flaw(f"{name} is not a JSON number"),
 )
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
@@ -56,50 +96,71 @@ _ENCODER = msgspec.json.Encoder(decimal_format="number")
 _SORTED = msgspec.json.Encoder(decimal_format="number", order="sorted")
 
 
-def decode(raw: bytes) -> Resource:
+def decode(raw: bytes, place: str = "") -> Resource:
     """Return the JSON object in `raw`: decimals as Decimal, so that 1.50 stays 1.50.
 
     Raises a 400 for anything but one well-formed UTF-8 JSON object, for duplicate properties,
-    NaN and Infinity, NUL characters, lone surrogates, and nesting deeper than `MAX_DEPTH`.
+    NaN and Infinity, NUL characters, lone surrogates, and nesting deeper than `MAX_DEPTH`; flaws
+    inside the object are named from `place` downward. A number beyond what Python can read
+    becomes one that validation refuses.
     """
     try:
         text = raw.decode()
-        found = _DECODER.decode(text)
     except UnicodeDecodeError as error:
         raise malformed(f"The body is not UTF-8: byte {error.start} is wrong") from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        raise malformed(f"The body is not JSON: {error.msg} at {where}") from None
-    except RecursionError:
-        raise malformed(f"The body nests deeper than {MAX_DEPTH} levels") from None
+    unusual = b"\\u" in raw or b"\0" in raw
+    try:
+        found = _read(_DECODER, text)
     except (ArithmeticError, ValueError):
-        raise FhirError(
-            [Issue("error", "value", "The body holds a number that no double can hold")]
-        ) from None
+        found, unusual = _read(_TOLERANT, text), True
     if not isinstance(found, dict):
         raise malformed("The body is not a JSON object")
-    if b"\\u" in raw or b"\\U" in raw or b"\0" in raw:
-        _check_characters(found)
+    issues = list(islice(_flaws(found, place), MOST_FLAWS)) if unusual else []
+    if issues:
+        raise FhirError(issues)
     if deeper_than(raw, MAX_DEPTH):
         raise malformed(f"The body nests deeper than {MAX_DEPTH} levels")
     return found
 
 
-def _check_characters(value: Any) -> None:
-    """Refuse what an escape can bring in and neither UTF-8 nor PostgreSQL can hold."""
-    stack = [value]
+def _read(decoder: json.JSONDecoder, text: str) -> Any:
+    """Return what a decoder reads; a 400 for what is no JSON."""
+    try:
+        return decoder.decode(text)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise malformed(f"The body is not JSON: {error.msg} at {where}") from None
+    except RecursionError:
+        raise malformed(f"The body nests deeper than {MAX_DEPTH} levels") from None
+
+
+def _flaws(value: Any, place: str) -> Iterator[Issue]:
+    """Yield what an escape can bring in and PostgreSQL cannot hold, and each `_Flaw`."""
+    stack = [(place, value)]
     while stack:
-        item = stack.pop()
+        at, item = stack.pop()
         if isinstance(item, dict):
-            stack += item.keys()
-            stack += item.values()
+            for name in item:
+                if flaw := _flaw(name):
+                    yield Issue("error", "structure", flaw.text, at)
+            inner = [
+                (f"{at}.{name}" if at else name, held) if NAME.fullmatch(name) else (at, held)
+                for name, held in item.items()
+            ]
+            stack += reversed(inner)
         elif isinstance(item, list):
-            stack += item
-        elif isinstance(item, str):
-            if "\0" in item:
-                raise malformed("A string holds the NUL character")
-            if SURROGATE.search(item):
-                raise malformed("A string holds half of a surrogate pair")
+            stack += reversed([(f"{at}[{n}]", held) for n, held in enumerate(item)])
+        elif flaw := _flaw(item):
+            yield Issue("error", "structure", flaw.text, at)
+
+
+def _flaw(item: Any) -> _Flaw | None:
+    if isinstance(item, str):
+        if "\0" in item:
+            return _Flaw("A string holds the NUL character")
+        if SURROGATE.search(item):
+            return _Flaw("A string holds half of a surrogate pair")
+    return item if isinstance(item, _Flaw) else None
 
 
 def deeper_than(raw: bytes, limit: int) -> bool:
@@ -122,11 +183,17 @@ def deeper_than(raw: bytes, limit: int) -> bool:
     return True
 
 
-def compact(raw: bytes) -> bytes:
-    """Return well-formed JSON without white space between tokens; the tokens stay as they are."""
+def compact(raw: bytes, place: str = "") -> bytes:
+    """Return well-formed JSON without white space between tokens; the tokens stay as they are.
+
+    A flaw is named from `place` downward.
+    """
     try:
+        if not raw.isascii():
+            raw.decode()  # msgspec does not look inside strings
         return msgspec.json.format(raw, indent=-1)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        decode(raw, place)  # says better what is wrong, and where
         raise malformed(f"The body is not JSON: {error}") from None
 
 

@@ -283,7 +283,7 @@ async def test_a_history_refuses_parameters_and_values_that_it_does_not_know(
     queries = [
         "_at=2020", "_sort=-_lastUpdated", "gender=male", "_list=1", "_summary=true",
         "_count=-1", "_count=x", "_count=1.5", "_count=99999999999999999999", "_since=yesterday",
-        "_since=2020-13-01T00:00:00Z",
+        "_since=2020-13-01T00:00:00Z", "_count=1&_count=2",
     ]  # fmt: skip
 
     replies = {query: await client.get(f"/Patient/a/_history?{query}") for query in queries}

@@ -26,7 +26,7 @@ def name(value: object) -> str:
     """Return what a test's id shows of a parameter."""
     if isinstance(value, tuple):
         return f"{value[1].name}-{value[0]}"
-    return value.query[:90] if isinstance(value, Row | Refusal) else str(value)
+    return value.query if isinstance(value, Row | Refusal) else str(value)
 
 
 @pytest.fixture(scope="session")
@@ -38,9 +38,12 @@ def shelf(
     if engine == "sqlite":
         template: Path = request.getfixturevalue("sqlite_template")
         file = tmp_path_factory.mktemp(topic.name) / "milepost.db"
-        yield Settings(
-            database_url=f"sqlite:///{shutil.copyfile(template, file)}", base_url=BASE_URL
-        ), topic
+        yield (
+            Settings(
+                database_url=f"sqlite:///{shutil.copyfile(template, file)}", base_url=BASE_URL
+            ),
+            topic,
+        )
         return
     server = request.getfixturevalue("postgresql_server")
     for url in disposable(server, request.getfixturevalue("postgresql_template")):
@@ -100,7 +103,7 @@ async def test_a_search_that_is_not_understood_is_refused_by_name(
 ) -> None:
     path, asked = pairs(refusal.query)
 
-    by_url = await library.get(path, params=asked)
+    by_url = await library.get(path, params=list(asked))
     by_form = await posted(library, path, asked)
 
     code, text = issue(by_url)

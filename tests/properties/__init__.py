@@ -1,0 +1,1 @@
+"""What holds for any sequence of requests (Hypothesis), on both engines."""
