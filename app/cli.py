@@ -120,7 +120,7 @@ def load(
     settings = settings_or_exit()
     missing = [file for file in files if not file.is_file()]
     for file in missing:
-        err.print(f"[red]{file}[/red]: there is no such file")
+        err.print(f"[red]{file}[/red]: there is no such file", soft_wrap=True)
     if missing:
         raise typer.Exit(2)
     try:

@@ -32,6 +32,14 @@ ACQUIRE_SECONDS = 5.0
 ATTEMPTS = 5
 PREPARED = 500  # statements that a connection keeps
 RETRY = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+LOST = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+)
 SEARCH_SETTINGS = {"plan_cache_mode": "force_custom_plan", "default_transaction_read_only": "on"}
 
 
@@ -163,10 +171,12 @@ class _Pool:
 
     @contextlib.asynccontextmanager
     async def borrowed(self) -> AsyncIterator[PostgresConnection]:
-        """Yield a connection, and take it back."""
+        """Yield a connection, and take it back; one that is lost meanwhile is Unavailable."""
         connection = await self.acquire()
         try:
             yield connection
+        except LOST as error:
+            raise Unavailable("the connection to the database was lost") from error
         finally:
             self.release(connection)
 
@@ -237,34 +247,29 @@ class PostgresDatabase:
 
     async def read(self, work: Work[T]) -> T:
         connection = await self.records.acquire()
-        try:
+        try:  # as `borrowed` does, without the cost of a generator
             return await work(connection)
+        except LOST as error:
+            raise Unavailable("the connection to the database was lost") from error
         finally:
             self.records.release(connection)
 
     async def search(self, work: Work[T]) -> T:
-        connection = await self.searches.acquire()
-        try:
-            return await work(connection)
-        except asyncpg.QueryCanceledError as error:
-            raise TooSlow(f"stopped after {self.search_seconds:g} s") from error
-        finally:
-            await self._end(connection, "ROLLBACK")
-            self.searches.release(connection)
+        async with self.searches.borrowed() as connection:
+            try:
+                return await work(connection)
+            except asyncpg.QueryCanceledError as error:
+                raise TooSlow(f"stopped after {self.search_seconds:g} s") from error
+            finally:
+                await self._end(connection, "ROLLBACK")
 
     async def write(self, work: Work[T]) -> T:
-        connection = await self.records.acquire()
-        try:
+        async with self.records.borrowed() as connection:
             for attempt in range(ATTEMPTS):
                 connection.retrying = attempt > 0
-                try:
+                with contextlib.suppress(*RETRY):
                     return await self._transaction(connection, work)
-                except RETRY:
-                    if attempt == ATTEMPTS - 1:
-                        raise Unavailable("the same rows are written by too many") from None
-            raise AssertionError
-        finally:
-            self.records.release(connection)
+        raise Unavailable("the same rows are written by too many")
 
     async def _transaction(self, connection: PostgresConnection, work: Work[T]) -> T:
         try:

@@ -9,7 +9,7 @@ holds the terms of one pair, of which one has to fit. Policies are trees of the 
 one compiler serves both.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
 from urllib.parse import quote, urlencode
@@ -168,7 +168,7 @@ class Language:
                 raise refused(
                     "not-supported", f"{name} accepts {', '.join(sorted(accepted))} only", at(name)
                 )
-        given = {name: value for name, value in used if name in ("_count", CURSOR)}
+        given = single(used, ("_count", CURSOR))
         return Search(
             type=type,
             where=And(parts) if parts else All(),
@@ -274,6 +274,17 @@ class Language:
         if not found.id and not found.url:
             raise ValueError("expected an id, Type/id or a URL")
         return found
+
+
+def single(pairs: Pairs, names: Container[str]) -> dict[str, str]:
+    """Return the values of parameters that may be given once; a 400 for one given twice."""
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name in names and value:
+            if name in found:
+                raise refused("invalid", f"{name} is given more than once", at(name))
+            found[name] = value
+    return found
 
 
 # Parameters without an index row: columns of the resource itself

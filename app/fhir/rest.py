@@ -25,7 +25,7 @@ from app.fhir.bundle import Entry, Links
 from app.fhir.definitions import Definitions
 from app.fhir.errors import STATUS, FhirError, Issue, outcome, refused
 from app.fhir.interaction import Interaction, Pairs, Reply, parse_query
-from app.fhir.query import CURSOR, All, Language, unparse
+from app.fhir.query import CURSOR, All, Language, single, unparse
 from app.fhir.store import CREATED, LIVE, Catalogue, Current, Store, Version, instant
 from app.fhir.validation import Validator
 from app.fhir.values import parse_date
@@ -346,8 +346,9 @@ async def search(server: Server, store: Store, asked: Interaction) -> Reply:
 
 async def history(server: Server, store: Store, asked: Interaction) -> Reply:
     """Return a history Bundle, newest first (http.html#history)."""
-    check_parameters(asked, ("_count", "_since", CURSOR))
-    given = {name: value for name, value in asked.pairs if value}
+    known = ("_count", "_since", CURSOR)
+    check_parameters(asked, known)
+    given = single(asked.pairs, known)
     page = await store.history(
         asked.type,
         asked.id,

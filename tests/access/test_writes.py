@@ -42,7 +42,7 @@ FORBIDDEN: list[tuple[Policy, str, str, Body]] = [
     (OWN_ONLY, "POST", "Observation", OF_BOB),
     (OWN_ONLY, "POST", "Observation", observation()),
     (OWN_ONLY, "POST", "Observation", observation(subject=reference("Patient/not-here-yet"))),
-    (OWN_ONLY, "PUT", "Observation/of-ada", {**OF_BOB, "id": "of-ada"}),
+    (OWN_ONLY, "PUT", "Observation/ada-open", {**OF_BOB, "id": "ada-open"}),
     (OWN_ONLY, "PUT", "Patient/cyd", patient(id="cyd")),
     (OWN_ONLY, "POST", "", transaction(post(OF_BOB))),
     (
@@ -51,7 +51,7 @@ FORBIDDEN: list[tuple[Policy, str, str, Body]] = [
         "",
         transaction(
             post(observation(subject=reference("Patient/ada")), full_url="urn:uuid:1"),
-            put({**OF_BOB, "id": "of-ada"}),
+            put({**OF_BOB, "id": "ada-open"}),
         ),
     ),
     (
@@ -59,12 +59,25 @@ FORBIDDEN: list[tuple[Policy, str, str, Body]] = [
         "POST",
         "",
         transaction(
-            delete("Observation/of-ada"),
+            delete("Observation/ada-open"),
             post(observation(subject=reference("Patient/ada"))),
             post(observation(subject=reference("Device/far"))),
         ),
     ),
 ]
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize(("policy", "method", "url", "body"), FORBIDDEN)
+async def test_who_writes_what_they_may_not_see_is_refused_and_leaves_nothing(
+    lasting_world: Door, policy: Policy, method: str, url: str, body: Body
+) -> None:
+    before = await contents(lasting_world.server)
+
+    reply = await lasting_world.under(policy).ask(method, url, body)
+
+    assert (reply.status, coded(content(reply))) == (403, "forbidden")
+    assert await contents(lasting_world.server) == before
 
 
 @pytest.fixture
@@ -74,18 +87,6 @@ async def house(door: Door) -> Door:
         await door.put(patient(id=name))
         await door.put(observation(id=f"of-{name}", subject=reference(f"Patient/{name}")))
     return door
-
-
-@pytest.mark.parametrize(("policy", "method", "url", "body"), FORBIDDEN)
-async def test_who_writes_what_they_may_not_see_is_refused_and_leaves_nothing(
-    house: Door, policy: Policy, method: str, url: str, body: Body
-) -> None:
-    before = await contents(house.server)
-
-    reply = await house.under(policy).ask(method, url, body)
-
-    assert (reply.status, coded(content(reply))) == (403, "forbidden")
-    assert await contents(house.server) == before
 
 
 async def test_in_a_batch_the_other_entries_stay(house: Door) -> None:
@@ -101,68 +102,75 @@ async def test_in_a_batch_the_other_entries_stay(house: Door) -> None:
 
 # Requests about bob's Observation, and what they are answered as if it were not there
 ABSENT: list[tuple[str, Body | None, dict[str, str], int]] = [
-    ("PUT", {**OF_BOB, "id": "of-bob", "status": "amended"}, {}, 404),
-    ("PUT", {**OF_BOB, "id": "of-bob"}, {}, 404),
-    ("PUT", {**OF_BOB, "id": "of-bob"}, {"if_match": 'W/"1"'}, 412),
-    ("PUT", {**OF_BOB, "id": "of-bob"}, {"if_match": 'W/"7"'}, 412),
-    ("PUT", {**observation(subject=reference("Patient/ada")), "id": "of-bob"}, {}, 404),
+    ("PUT", {**OF_BOB, "id": "bob-open", "status": "amended"}, {}, 404),
+    ("PUT", {**OF_BOB, "id": "bob-open"}, {}, 404),
+    ("PUT", {**OF_BOB, "id": "bob-open"}, {"if_match": 'W/"2"'}, 412),
+    ("PUT", {**OF_BOB, "id": "bob-open"}, {"if_match": 'W/"7"'}, 412),
+    ("PUT", {**observation(subject=reference("Patient/ada")), "id": "bob-open"}, {}, 404),
     ("DELETE", None, {}, 204),
-    ("DELETE", None, {"if_match": 'W/"1"'}, 412),
+    ("DELETE", None, {"if_match": 'W/"2"'}, 412),
     ("DELETE", None, {"if_match": 'W/"7"'}, 412),
 ]
 
 
+@pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize(("method", "body", "conditions", "status"), ABSENT)
 async def test_what_is_hidden_is_neither_changed_nor_deleted(
-    house: Door, method: str, body: Body | None, conditions: dict[str, str], status: int
+    lasting_world: Door, method: str, body: Body | None, conditions: dict[str, str], status: int
 ) -> None:
-    before = await contents(house.server)
+    before = await contents(lasting_world.server)
 
-    reply = await house.under(OWN_ONLY).ask(method, "Observation/of-bob", body, **conditions)
+    reply = await lasting_world.under(OWN_ONLY).ask(
+        method, "Observation/bob-open", body, **conditions
+    )
 
     assert reply.status == status
     assert reply.version == 0
     assert b"version" not in reply.body
-    assert await contents(house.server) == before
+    assert await contents(lasting_world.server) == before
 
 
-async def test_deleting_what_is_hidden_is_like_deleting_what_is_not_there(house: Door) -> None:
-    somebody = house.under(OWN_ONLY)
+@pytest.mark.asyncio(loop_scope="session")
+async def test_deleting_what_is_hidden_is_like_deleting_what_is_not_there(
+    lasting_world: Door,
+) -> None:
+    somebody = lasting_world.under(OWN_ONLY)
     url = "Observation/{}"
 
     told = [
-        await somebody.ask("DELETE", url.format("of-bob"), if_match=tag) for tag in ("", 'W/"1"')
+        await somebody.ask("DELETE", url.format("bob-open"), if_match=tag) for tag in ("", 'W/"2"')
     ]
     absent = [
-        await somebody.ask("DELETE", url.format("of-cyd"), if_match=tag) for tag in ("", 'W/"1"')
+        await somebody.ask("DELETE", url.format("bob-many"), if_match=tag) for tag in ("", 'W/"2"')
     ]
 
-    assert [(r.status, r.body.replace(b"of-bob", b"of-cyd")) for r in told] == [
+    assert [(r.status, r.body.replace(b"bob-open", b"bob-many")) for r in told] == [
         (r.status, r.body) for r in absent
     ]
 
 
+@pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize(
     ("entries_", "status"),
     [
-        ([get("Observation/of-bob")], 404),
-        ([get("Observation/of-bob/_history/1")], 404),
-        ([put({**OF_BOB, "id": "of-bob", "status": "amended"})], 404),
-        ([delete("Observation/of-bob", ifMatch='W/"1"')], 412),
+        ([get("Observation/bob-open")], 404),
+        ([get("Observation/bob-open/_history/2")], 404),
+        ([put({**OF_BOB, "id": "bob-open", "status": "amended"})], 404),
+        ([delete("Observation/bob-open", ifMatch='W/"2"')], 412),
         ([post(observation(subject=reference("Patient?_id=bob")))], 412),
         ([post(observation(subject=reference("Patient?name=marsh&birthdate=1985&_id=bob")))], 412),
     ],
 )
 async def test_an_entry_of_a_transaction_does_not_see_what_is_hidden(
-    house: Door, entries_: list[Body], status: int
+    lasting_world: Door, entries_: list[Body], status: int
 ) -> None:
-    before = await contents(house.server)
+    before = await contents(lasting_world.server)
 
-    reply = await house.under(OWN_ONLY).ask("POST", "", transaction(*entries_))
+    reply = await lasting_world.under(OWN_ONLY).ask("POST", "", transaction(*entries_))
 
     assert reply.status == status
     assert content(reply)["issue"][0]["expression"][0].startswith("Bundle.entry[0]")
-    assert await contents(house.server) == before
+    assert await contents(lasting_world.server) == before
 
 
 async def test_a_condition_counts_only_what_is_visible(house: Door) -> None:

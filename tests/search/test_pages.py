@@ -5,7 +5,7 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 import pytest
 
-from tests.search.asking import FORM, found, pages, posted
+from tests.search.asking import FORM, pages, posted
 from tests.support.replies import ids, issue, link
 from tests.support.resources import observation, patient, practitioner
 
@@ -34,26 +34,16 @@ async def test_the_newest_comes_first(five: httpx.AsyncClient) -> None:
     assert ids(reply) == NEWEST_FIRST
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "gender=female,male",
-        "birthdate=1985",
-        "birthdate=gt1900",
-        "name=a",
-        "name=ada,marsh",
-        "active=true",
-        "_lastUpdated=gt1990",
-        "_id=p1,p2,p3,p4,p5",
+async def test_every_way_to_find_the_same_gives_the_same_order(five: httpx.AsyncClient) -> None:
+    queries = [
+        *("gender=female,male", "birthdate=1985", "birthdate=gt1900", "name=a", "name=ada,marsh"),
+        *("active=true", "_lastUpdated=gt1990", "_id=p1,p2,p3,p4,p5"),
         "gender=female,male&birthdate=1985&name=marsh",
-    ],
-)
-async def test_every_way_to_find_the_same_gives_the_same_order(
-    five: httpx.AsyncClient, query: str
-) -> None:
-    reply = await five.get(f"/Patient?{query}")
+    ]
 
-    assert ids(reply) == NEWEST_FIRST
+    found = {query: ids(await five.get(f"/Patient?{query}")) for query in queries}
+
+    assert found == dict.fromkeys(queries, NEWEST_FIRST)
 
 
 async def test_an_update_does_not_move_a_resource(five: httpx.AsyncClient) -> None:
@@ -99,20 +89,18 @@ async def test_nothing_found_is_an_empty_searchset(client: httpx.AsyncClient) ->
     assert "entry" not in body  # json.html: no empty arrays
 
 
-@pytest.mark.parametrize(
-    ("count", "sizes"),
-    [(1, [1, 1, 1, 1, 1]), (2, [2, 2, 1]), (4, [4, 1]), (5, [5]), (6, [5]), (1000000, [5])],
-)
-async def test_count_is_the_size_of_a_page(
-    five: httpx.AsyncClient, count: int, sizes: list[int]
-) -> None:
-    reply = await five.get("/Patient", params={"_count": count})
-    seen = [len(ids(reply))]
-    while following := link(reply, "next"):
-        reply = await five.get(following)
-        seen.append(len(ids(reply)))
+async def test_count_is_the_size_of_a_page(five: httpx.AsyncClient) -> None:
+    async def sizes(count: int) -> list[int]:
+        reply = await five.get("/Patient", params={"_count": count})
+        seen = [len(ids(reply))]
+        while following := link(reply, "next"):
+            reply = await five.get(following)
+            seen.append(len(ids(reply)))
+        return seen
 
-    assert seen == sizes
+    found = {count: await sizes(count) for count in (1, 2, 4, 5, 6, 1000000)}
+
+    assert found == {1: [1] * 5, 2: [2, 2, 1], 4: [4, 1], 5: [5], 6: [5], 1000000: [5]}
 
 
 async def test_a_page_has_twenty_entries_if_nobody_asks_for_more(
@@ -141,27 +129,24 @@ async def test_the_total_is_known_where_the_result_ends_on_the_first_page(
     assert link(last, "next") is None
 
 
-@pytest.mark.parametrize(
-    ("query", "shown"),
-    [
-        ("", "http://milepost.test/fhir/Patient"),
-        ("gender=female", "http://milepost.test/fhir/Patient?gender=female"),
-        ("gender=&name=marsh&_tag=", "http://milepost.test/fhir/Patient?name=marsh"),
-        ("name=marsh&_count=2", "http://milepost.test/fhir/Patient?name=marsh&_count=2"),
-        ("_format=json&_pretty=true", "http://milepost.test/fhir/Patient"),
-        ("name=a%26b%20%C3%A9", "http://milepost.test/fhir/Patient?name=a%26b%20%C3%A9"),
-        (
-            "identifier=urn:x%7C1&identifier=urn:y%7C2",
-            "http://milepost.test/fhir/Patient?identifier=urn:x|1&identifier=urn:y|2",
-        ),
-    ],
-)
-async def test_the_self_link_shows_what_was_applied(
-    five: httpx.AsyncClient, query: str, shown: str
-) -> None:
-    reply = await five.get(f"/Patient?{query}")
+# A query, and the query of its self link
+APPLIED = {
+    "": "",
+    "gender=female": "?gender=female",
+    "gender=&name=marsh&_tag=": "?name=marsh",
+    "name=marsh&_count=2": "?name=marsh&_count=2",
+    "_format=json&_pretty=true": "",
+    "name=a%26b%20%C3%A9": "?name=a%26b%20%C3%A9",
+    "identifier=urn:x%7C1&identifier=urn:y%7C2": "?identifier=urn:x|1&identifier=urn:y|2",
+}
 
-    assert link(reply, "self") == shown  # search.html#conformance
+
+async def test_the_self_link_shows_what_was_applied(five: httpx.AsyncClient) -> None:
+    shown = {query: link(await five.get(f"/Patient?{query}"), "self") for query in APPLIED}
+
+    # search.html#conformance
+    base = "http://milepost.test/fhir/Patient"
+    assert shown == {query: base + applied for query, applied in APPLIED.items()}
 
 
 async def test_the_links_of_a_post_are_searches_by_get(five: httpx.AsyncClient) -> None:
@@ -201,22 +186,21 @@ async def test_pages_do_not_repeat_or_lose_what_is_there_throughout(
     assert (ids(first), ids(second)) == (["p5", "p4"], ["p3", "p1"])
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
+async def test_a_cursor_belongs_to_its_query(five: httpx.AsyncClient) -> None:
+    own = cursor(await five.get("/Patient?gender=female&_count=2"))
+    others = [
         "/Patient?gender=male&_count=2",
         "/Patient?_count=2",
         "/Patient?gender=female&active=true&_count=2",
         "/Practitioner?gender=female&_count=2",
-    ],
-)
-async def test_a_cursor_belongs_to_its_query(five: httpx.AsyncClient, path: str) -> None:
-    own = cursor(await five.get("/Patient?gender=female&_count=2"))
+    ]
 
-    reply = await five.get(f"{path}&_cursor={own}")
+    replies = [await five.get(f"{other}&_cursor={own}") for other in others]
 
-    assert reply.status_code == 400
-    assert issue(reply) == ("invalid", "The cursor does not belong to this request")
+    assert [reply.status_code for reply in replies] == [400] * len(others)
+    assert {issue(reply) for reply in replies} == {
+        ("invalid", "The cursor does not belong to this request")
+    }
 
 
 async def test_a_cursor_of_a_history_is_none_of_a_search(five: httpx.AsyncClient) -> None:
@@ -252,17 +236,15 @@ async def test_a_cursor_that_was_changed_is_refused(five: httpx.AsyncClient) -> 
     assert {issue(reply)[0] for reply in replies} == {"invalid"}
 
 
-@pytest.mark.parametrize(
-    "query", ["name=a", "name=a,b", "birthdate=gt1900,lt1800", "gender=female,male", "", "_id=x,y"]
-)
-async def test_what_matches_twice_comes_once(client: httpx.AsyncClient, query: str) -> None:
+async def test_what_matches_twice_comes_once(client: httpx.AsyncClient) -> None:
     names = [{"family": "Abel", "given": ["Ada", "Ann"]}, {"family": "Baker", "given": ["Bo"]}]
     for id in ("x", "y"):
         await client.put(f"/Patient/{id}", json=patient(id=id, name=names))
+    queries = ["name=a", "name=a,b", "birthdate=gt1900,lt1800", "gender=female,male", "_id=x,y"]
 
-    whole = await found(client, "/Patient", [tuple(query.split("="))] if query else [])  # type: ignore[list-item]
+    found = {query: ids(await client.get(f"/Patient?{query}")) for query in queries}
 
-    assert ids(whole) == ["y", "x"]
+    assert found == {query: ["y", "x"] for query in queries}
 
 
 async def test_a_walk_over_a_long_result_meets_every_resource_once(
