@@ -116,8 +116,9 @@ def load(
         typer.Argument(help="Bundles or resources: .json or .ndjson, also as .bz2 or .gz"),
     ],
 ) -> None:
-    """Load Bundles (batch, transaction) and single resources."""
+    """Load Bundles (batch, transaction) and single resources; a file named twice, once."""
     settings = settings_or_exit()
+    files = list(dict.fromkeys(files))
     missing = [file for file in files if not file.is_file()]
     for file in missing:
         err.print(f"[red]{file}[/red]: there is no such file", soft_wrap=True)

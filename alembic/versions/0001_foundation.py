@@ -146,7 +146,8 @@ def create_resource_version() -> None:
         required("body", BYTES),
     )
     op.create_index("resource_version_feed", "resource_version", ["xid", "seq"])
-    op.create_index("resource_version_type_feed", "resource_version", ["type", "xid", "seq"])
+    op.create_index("resource_version_seq", "resource_version", ["seq"])
+    op.create_index("resource_version_type_seq", "resource_version", ["type", "seq"])
 
 
 def create_index_table(name: str) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import asyncpg
@@ -32,14 +32,7 @@ ACQUIRE_SECONDS = 5.0
 ATTEMPTS = 5
 PREPARED = 500  # statements that a connection keeps
 RETRY = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
-LOST = (
-    OSError,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-)
+LOST = "the connection to the database was lost"
 SEARCH_SETTINGS = {"plan_cache_mode": "force_custom_plan", "default_transaction_read_only": "on"}
 
 
@@ -51,7 +44,7 @@ class PostgresConnection:
     database: "PostgresDatabase"
     prepared: dict[str, Any] = field(default_factory=dict)
     in_transaction: bool = False
-    retrying: bool = False
+    added: list[Change] = field(default_factory=list)
 
     async def rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Row]:
         return await self.fetch(statement.text, arguments(statement, values))
@@ -87,17 +80,20 @@ class PostgresConnection:
         await self.fetch(_postgresql_text(shape), given)
 
     async def add(self, changes: Sequence[Change]) -> None:
-        """Add them in the transaction; after a deadlock in one of its own.
+        """Add rows that others may be adding too, and remember them for a retry."""
+        self.added += changes
+        await self.change(changes)
+
+    async def add_apart(self) -> None:
+        """Add what a deadlock undid, while no transaction is open: row by row, each committed.
 
         Whoever inserts a row holds up those who insert the same, and two transactions that add
-        rows at several times can wait for each other. Rows added apart stay if the work is
-        refused, which does no harm, but is not the rule.
+        rows at several times can wait for each other. Who holds nothing can wait for anybody. Rows
+        added apart stay if the work is refused, which does no harm, but is not the rule.
         """
-        if not self.retrying:
-            await self.change(changes)
-            return
-        async with self.database.adders.borrowed() as adder:
-            await adder.change(changes, final=True)
+        for change in self.added:
+            for row in change.rows:
+                await self.change([replace(change, rows=[row])], final=True)
 
     async def keys(self, count: int) -> list[int]:
         free = self.database.free_keys
@@ -165,9 +161,11 @@ class _Pool:
                 return connection
         try:
             return await self.connect()
-        except (OSError, asyncpg.PostgresError) as error:
+        except BaseException as error:
             self.places.release()
-            raise Unavailable("the database does not answer") from error
+            if isinstance(error, (OSError, asyncpg.PostgresError)):
+                raise Unavailable("the database does not answer") from error
+            raise
 
     @contextlib.asynccontextmanager
     async def borrowed(self) -> AsyncIterator[PostgresConnection]:
@@ -175,8 +173,10 @@ class _Pool:
         connection = await self.acquire()
         try:
             yield connection
-        except LOST as error:
-            raise Unavailable("the connection to the database was lost") from error
+        except Exception as error:
+            if connection.raw.is_closed():
+                raise Unavailable(LOST) from error
+            raise
         finally:
             self.release(connection)
 
@@ -216,15 +216,13 @@ class PostgresDatabase:
         limit = {"statement_timeout": f"{int(self.search_seconds * 1000)}"}
         self.records = _Pool(lambda: self._connect({}), self.connections)
         self.searches = _Pool(lambda: self._connect({**SEARCH_SETTINGS, **limit}), self.connections)
-        # A row that was added is on disk before a transaction that uses it is: the log is one
-        self.adders = _Pool(lambda: self._connect({"synchronous_commit": "off"}), 1)
         self.numberers = _Pool(lambda: self._connect({}), 1)
         text = "SELECT uri, system FROM system_dictionary"
         async with self.numberers.borrowed() as numberer:
             self.numbers.update((uri, n) for uri, n in await numberer.fetch(text, []))
 
     async def close(self) -> None:
-        for pool in (self.records, self.searches, self.adders, self.numberers):
+        for pool in (self.records, self.searches, self.numberers):
             await pool.close()
 
     async def _connect(self, settings: Mapping[str, str]) -> PostgresConnection:
@@ -249,8 +247,10 @@ class PostgresDatabase:
         connection = await self.records.acquire()
         try:  # as `borrowed` does, without the cost of a generator
             return await work(connection)
-        except LOST as error:
-            raise Unavailable("the connection to the database was lost") from error
+        except Exception as error:
+            if connection.raw.is_closed():
+                raise Unavailable(LOST) from error
+            raise
         finally:
             self.records.release(connection)
 
@@ -265,9 +265,10 @@ class PostgresDatabase:
 
     async def write(self, work: Work[T]) -> T:
         async with self.records.borrowed() as connection:
-            for attempt in range(ATTEMPTS):
-                connection.retrying = attempt > 0
+            connection.added = []
+            for _ in range(ATTEMPTS):
                 with contextlib.suppress(*RETRY):
+                    await connection.add_apart()
                     return await self._transaction(connection, work)
         raise Unavailable("the same rows are written by too many")
 

@@ -82,7 +82,8 @@ resource_version = sa.Table(
     _column("op", Small),  # 1 create, 2 update, 3 delete
     _column("body", Bytes),
     sa.Index("resource_version_feed", "xid", "seq"),
-    sa.Index("resource_version_type_feed", "type", "xid", "seq"),
+    sa.Index("resource_version_seq", "seq"),
+    sa.Index("resource_version_type_seq", "type", "seq"),
     # Columns that the statement itself fills: commit order is (xid, seq), see storage.md section 4
     info={
         "generated": {

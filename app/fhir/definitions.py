@@ -8,6 +8,7 @@ into the values below. Rule 2: a `Definitions` is a value; it never changes once
 """
 
 import gzip
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,8 @@ from importlib import resources
 from typing import Literal
 
 import msgspec
+
+RESOLVED = re.compile(r"\.where\(resolve\(\) is (\w+)\)$")
 
 ParameterType = Literal[
     "number", "date", "string", "token", "reference", "composite", "quantity", "uri", "special"
@@ -136,6 +139,21 @@ class Definitions:
             for name in {heir for base in parameter.base for heir in heirs.get(base, ())}:
                 found[name][parameter.code] = parameter
         return found
+
+    def targets(self, type: str, code: str) -> tuple[str, ...]:
+        """Return the types that a reference parameter of `type` can find, empty for any.
+
+        `patient` may point at groups too by its definition, but the expression for most types
+        ends in `where(resolve() is Patient)`.
+        """
+        parameter = self.search_parameters[type][code]
+        own = [
+            e.strip() for e in parameter.expression.split("|") if e.strip().startswith(f"{type}.")
+        ]
+        resolved = [RESOLVED.search(expression) for expression in own]
+        if own and all(resolved):
+            return tuple(found[1] for found in resolved if found)
+        return parameter.target
 
     def ancestors(self, name: str) -> tuple[str, ...]:
         """Return the types that `name` specialises, nearest first."""

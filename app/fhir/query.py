@@ -211,7 +211,7 @@ class Language:
         terms: list[Term] = []
         for text in split_escaped(value, ","):
             try:
-                terms.append(self.term(kind, code, parameter.target, text, now))
+                terms.append(self.term(kind, type, code, text, now))
             except ValueError as error:
                 raise refused("value", f"{code}: {error}", at(name), 400) from None
         return Match(code, kind, tuple(terms))
@@ -224,9 +224,7 @@ class Language:
             if parameter.type in TYPES and (parameter.expression or code in COLUMNS)
         ]
 
-    def term(
-        self, kind: ParameterType, code: str, targets: tuple[str, ...], text: str, now: int
-    ) -> Term:
+    def term(self, kind: ParameterType, type: str, code: str, text: str, now: int) -> Term:
         """Return what one value asks for; ValueError says what was expected."""
         if not text:
             raise ValueError("an empty value between commas")
@@ -247,7 +245,7 @@ class Language:
             case "uri":
                 return unescape(text)
             case "reference":
-                return self.reference(unescape(text), targets)
+                return self.reference(unescape(text), self.definitions.targets(type, code))
             case "date":
                 prefix, rest = split_prefix(text)
                 interval = parse_date(rest, self.zone)

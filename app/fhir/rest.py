@@ -566,7 +566,8 @@ async def _resolvable(
                 text = f"A conditional reference finds no {type}"
                 raise refused("not-found", text, status=412)
         yield ready
-        pending = [entry for entry in pending if entry not in ready]
+        done = {entry.place for entry in ready}
+        pending = [entry for entry in pending if entry.place not in done]
         first = False
 
 

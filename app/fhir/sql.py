@@ -64,13 +64,15 @@ class Operation:
 
     `fits(table, bind)` is the condition; it asks `bind` for its values in the order in which the
     lowering gives them. `ordered` says that the rows come in key order; `drives` that the
-    condition is a range of the table's index.
+    condition is a range of the table's index, or `range` one beside it: a probe must not have it,
+    or a planner walks the range instead of looking the key up.
     """
 
     table: sa.Table | None
     fits: Callable[[Any, Bind], Clause]
     ordered: bool = False
     drives: bool = True
+    range: Callable[[Any, Bind], Clause] | None = None
 
 
 def _key_of(bind: Bind) -> Any:
@@ -123,6 +125,11 @@ LONG: Any = sa.literal_column("1")
 
 
 def _date(prefix: str, t: Any, bind: Bind) -> Clause:
+    a, b = bind(db.Key), bind(db.Key)
+    return DATES[prefix](t.c.lo, t.c.hi, a, b)
+
+
+def _date_range(prefix: str, t: Any, bind: Bind) -> Clause:
     """Return the condition of a prefix, and beside it the range of the index in which it holds.
 
     The index is (param, long, lo). A short row ends within a day of its start, so a bound on its
@@ -193,7 +200,10 @@ OPERATIONS: dict[str, Operation] = {
         lambda t, bind: sa.and_(t.c.uri == bind(db.Text), t.c.version == bind(db.Text)),
         ordered=True,
     ),
-    **{f"date:{p}": Operation(db.index_date, partial(_date, p)) for p in DATES},
+    **{
+        f"date:{p}": Operation(db.index_date, partial(_date, p), range=partial(_date_range, p))
+        for p in DATES
+    },
     **{
         f"quantity {unit}:{p}": Operation(
             db.index_quantity, partial(_number, p, unit), drives="code" in unit
@@ -325,8 +335,8 @@ class Lowering:
             if own:
                 yield "reference", [numbers[term.type], term.id]
             elif term.id:
-                targets = self.definitions.search_parameters[type][node.parameter].target
-                yield "reference types", [[numbers[t] for t in targets or numbers], term.id]
+                targets = self.definitions.targets(type, node.parameter) or tuple(numbers)
+                yield "reference types", [[numbers[t] for t in targets], term.id]
             else:
                 yield "reference", [EXTERNAL, bounded(term.url)]
         if "uri" in tables and (term.url or own):
@@ -521,8 +531,8 @@ class Compiler:
     ) -> Plan:
         """Return a page of versions, newest first; `named`: since, limit and what the level needs.
 
-        Of one resource in the order of its versions; of more in that of the transactions, by
-        (xid, seq). Columns: xid, seq, type, id, op, version, updated, body.
+        Of one resource in the order of its versions; of more in that in which they were written.
+        Columns: seq, type, id, op, version, updated, body.
         """
         shape = (level, after, gate)
         return self.plan("history", _history, shape, [*values, *values], **named)
@@ -576,20 +586,19 @@ def _vread(gate: Shape, bind: Binder) -> sa.Select[Any]:
 
 def _history(level: str, after: bool, gate: Shape, bind: Binder) -> sa.Select[Any]:
     r, v = db.resource.alias("r"), db.resource_version.alias("v")
-    columns = (v.c.xid, v.c.seq, v.c.type, r.c.id, v.c.op, v.c.version, v.c.updated, v.c.body)
+    columns = (v.c.seq, v.c.type, r.c.id, v.c.op, v.c.version, v.c.updated, v.c.body)
     found = sa.select(*columns).select_from(v.join(r, r.c.key == v.c.key))
     if level == "instance":
         found = found.where(v.c.key == _named("key", db.Key))
     elif level == "type":
         found = found.where(v.c.type == _named("type", db.Small))
-    order = [v.c.version] if level == "instance" else [v.c.xid, v.c.seq]
+    order = v.c.version if level == "instance" else v.c.seq
     if after:
-        places = [_named(f"after{n}", column.type) for n, column in enumerate(order)]
-        found = found.where(sa.tuple_(*order) < sa.tuple_(*places))
+        found = found.where(order < _named("place", db.Key))
     return (
         found.where(v.c.updated >= _named("since", db.Key))
         .where(visible_version(r, v, gate, bind))
-        .order_by(*[column.desc() for column in order])
+        .order_by(order.desc())
         .limit(_named("limit", db.Int))
     )
 
@@ -606,7 +615,8 @@ def _rows(shape: Shape, bind: Binder) -> tuple[Any, Clause]:
     assert table is not None
     t = table.alias("t")
     param = t.c.param == bind(db.Int)
-    return t, sa.and_(param, sa.or_(*[operation.fits(t, bind) for operation in operations]))
+    ranges = [(operation.range or operation.fits)(t, bind) for operation in operations]
+    return t, sa.and_(param, sa.or_(*ranges))
 
 
 def _page(driver: Shape, rest: Shape, gate: Shape, bind: Binder) -> sa.Select[Any]:

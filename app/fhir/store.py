@@ -68,7 +68,7 @@ class Version:
     updated: int
     op: int
     body: bytes
-    place: tuple[int, ...] = ()
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +132,16 @@ class Catalogue:
     secret: bytes
     base_url: str
 
-    def sign(self, place: tuple[int, ...], about: str) -> str:
+    def sign(self, place: int, about: str) -> str:
         """Return the cursor for a place in the result that `about` describes."""
-        text = ".".join(map(str, place))
-        return f"{text}.{self._tag(text, about)}"
+        return f"{place}.{self._tag(str(place), about)}"
 
-    def place(self, cursor: str, about: str) -> tuple[int, ...]:
+    def place(self, cursor: str, about: str) -> int:
         """Return the place that a cursor names; a 400 if it was made for anything else."""
         text, _, tag = cursor.rpartition(".")
         if not hmac.compare_digest(tag.encode(), self._tag(text, about).encode()):
             raise refused("invalid", "The cursor does not belong to this request", "http._cursor")
-        return tuple(map(int, text.split(".")))
+        return int(text)
 
     def _tag(self, text: str, about: str) -> str:
         digest = hmac.digest(self.secret, f"{text}\n{about}".encode(), "sha256")[:16]
@@ -259,7 +258,7 @@ class Store:
     ) -> HistoryPage:
         """Return a page of versions, newest first: of one resource, of a type, or of everything.
 
-        Of one resource by version; of more in the order in which transactions began to write.
+        Of one resource by version; of more in the order in which the versions were written.
         """
         types = self.catalogue.definitions.type_numbers
         level = "instance" if id else "type" if type else "system"
@@ -272,8 +271,7 @@ class Store:
             named["type"] = types[type]
         about = f"history {type} {id} {since} {self.caller.policy.digest}"
         if cursor:
-            place = self.catalogue.place(cursor, about)
-            named.update({f"after{n}": value for n, value in enumerate(place)})
+            named["place"] = self.catalogue.place(cursor, about)
         plan = self.catalogue.compiler.history(level, gate, values, after=bool(cursor), **named)
         rows = await self.connection.rows(plan.statement, plan.values)
         names = self.catalogue.definitions.resource_types
@@ -285,9 +283,9 @@ class Store:
                 updated,
                 op,
                 body,
-                (version,) if level == "instance" else (xid, seq),
+                version if level == "instance" else seq,
             )
-            for xid, seq, number, vid, op, version, updated, body in rows
+            for seq, number, vid, op, version, updated, body in rows
         ]
         more = len(found) > count
         following = self.catalogue.sign(found[count - 1].place, about) if more else ""
@@ -315,7 +313,7 @@ class Store:
         policy = self.caller.policy.of(type, "search")
         lowering = await self._lowering(And((search.where, policy)))
         about = f"search {type} {search.applied} {self.caller.policy.digest}"
-        after = self.catalogue.place(search.cursor, about)[0] if search.cursor else AFTER_ANY
+        after = self.catalogue.place(search.cursor, about) if search.cursor else AFTER_ANY
         driver, rest, values = await self._driver(lowering, search.where, type)
         gate = lowering.tree(policy, type, values)
         number = self.catalogue.definitions.type_numbers[type]
@@ -325,7 +323,7 @@ class Store:
         rows = await self.connection.rows(plan.statement, plan.values)
         more = len(rows) > search.count
         entries = [(id, body) for _, id, body in rows[: search.count]]
-        following = self.catalogue.sign((rows[search.count - 1][0],), about) if more else ""
+        following = self.catalogue.sign(rows[search.count - 1][0], about) if more else ""
         total = len(entries) if not more and not search.cursor else None
         return Page(entries, total, following)
 

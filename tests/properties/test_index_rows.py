@@ -9,7 +9,7 @@ from app import db
 from app.fhir import manifest
 from app.fhir.wire import decode
 from tests.access.door import Door
-from tests.properties.conftest import DATABASE
+from tests.properties.conftest import DATABASE, fresh
 from tests.properties.operations import Body, Operation, operations
 from tests.support.resources import reference
 
@@ -143,10 +143,11 @@ def others_of(body: Body) -> set[tuple[str, str]]:
 
 
 @DATABASE
-@given(sequence=operations)
+@given(sequence=operations())
 async def test_index_and_manifests_hold_the_rows_of_the_current_versions_and_no_other(
     door: Door, sequence: list[Operation]
 ) -> None:
+    door = await fresh(door)
     for operation in sequence:
         assert (await operation.at(door)).status < 500
 
@@ -161,10 +162,11 @@ async def test_index_and_manifests_hold_the_rows_of_the_current_versions_and_no_
 
 
 @DATABASE
-@given(sequence=operations)
+@given(sequence=operations())
 async def test_owner_and_compartments_are_those_of_the_specification(
     door: Door, sequence: list[Operation]
 ) -> None:
+    door = await fresh(door)
     for operation in sequence:
         await operation.at(door)
 
