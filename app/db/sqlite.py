@@ -36,7 +36,9 @@ GROUP_SECONDS = 0.002
 READERS = 4
 CHECKPOINT_PAGES = 10_000  # ten times the default: pages that change again are copied back once
 PROGRESS_STEPS = 10_000
-INLINE_STEPS = 20_000  # about a millisecond of SQLite's virtual machine
+AT_ONCE = 40  # rows; there is a text for each number of them
+INLINE_SECONDS = 0.002
+INLINE_STEPS = 2_000  # about a tenth of a millisecond of SQLite's virtual machine
 SYSTEMS = "SELECT uri, system FROM system_dictionary WHERE uri IN (SELECT value FROM json_each(?))"
 
 
@@ -64,7 +66,7 @@ class SqliteConnection:
             uri=True,
             isolation_level=None,
             check_same_thread=False,
-            cached_statements=512,
+            cached_statements=1024,
         )
         self.raw.execute("PRAGMA busy_timeout = 0")
         self.raw.execute("PRAGMA cache_size = -32768")
@@ -110,7 +112,19 @@ class SqliteConnection:
     async def change(self, changes: Sequence[Change], *, final: bool = False) -> None:  # noqa: ARG002
         for change in changes:
             if change.rows:
-                self.raw.executemany(change_text(change), change.rows)
+                self._change(change)
+
+    def _change(self, change: Change) -> None:
+        """Apply one change; a few rows are inserted at once.
+
+        Each step of a statement gives up the interpreter lock and has to win it back from the
+        event loop: one step for forty rows instead of forty.
+        """
+        if change.kind == "insert" and 1 < len(change.rows) <= AT_ONCE:
+            values = [value for row in change.rows for value in row]
+            self.raw.execute(change_text(change, len(change.rows)), values)
+        else:
+            self.raw.executemany(change_text(change), change.rows)
 
     async def add(self, changes: Sequence[Change]) -> None:
         """Add them in the transaction: there is but one writer."""
@@ -186,14 +200,16 @@ class SqliteConnection:
             self.fresh = {}
 
 
-@functools.lru_cache(256)
-def _sqlite_text(kind: Any, table: sa.Table, columns: tuple[str, ...], by: tuple[str, ...]) -> str:
-    return sqlite_change(Change(kind, table, columns, (), by))
+@functools.lru_cache(1024)
+def _change_text(
+    kind: Any, table: sa.Table, columns: tuple[str, ...], by: tuple[str, ...], rows: int
+) -> str:
+    return sqlite_change(Change(kind, table, columns, (), by), rows)
 
 
-def change_text(change: Change) -> str:
-    """Return the statement of a change, built once for each of its shapes."""
-    return _sqlite_text(change.kind, change.table, change.columns, change.by)
+def change_text(change: Change, rows: int = 1) -> str:
+    """Return the statement of a change for so many rows, built once for each of its shapes."""
+    return _change_text(change.kind, change.table, change.columns, change.by, rows)
 
 
 @dataclass(slots=True)
@@ -267,10 +283,11 @@ class SqliteDatabase:
         """Run a cheap search in the loop; hand one that turns out to be dear to a reader thread.
 
         The hop to a thread costs more than most searches, so a search first runs in the loop, but
-        is stopped after INLINE_STEPS. It only reads, so it can begin again in the thread.
+        is stopped after INLINE_SECONDS. It only reads, so it can begin again in the thread.
         """
+        deadline = time.monotonic() + INLINE_SECONDS
         try:
-            with self.reader.limited(INLINE_STEPS, lambda: True):
+            with self.reader.limited(INLINE_STEPS, lambda: time.monotonic() > deadline):
                 return await work(self.reader)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:

@@ -103,17 +103,16 @@ def _generated(change: Change, dialect: Dialect) -> Mapping[str, str]:
     return cast("Mapping[str, str]", change.table.info.get("generated", {}).get(dialect, {}))
 
 
-def sqlite_change(change: Change) -> str:
-    """Return the statement that applies a change to one row, for executemany."""
+def sqlite_change(change: Change, rows: int = 1) -> str:
+    """Return the statement that applies a change to one row, or inserts several."""
     table, columns = change.table.name, change.columns
     generated = _generated(change, "sqlite")
     if change.kind in {"insert", "add"}:
         skip = " OR IGNORE" if change.kind == "add" else ""
-        marks = [*("?" for _ in columns), *generated.values()]
-        return (
-            f"INSERT{skip} INTO {table} ({', '.join([*columns, *generated])})"
-            f" VALUES ({', '.join(marks)})"
-        )
+        marks = ", ".join([*("?" for _ in columns), *generated.values()])
+        values = ", ".join([f"({marks})"] * rows)
+        names = ", ".join([*columns, *generated])
+        return f"INSERT{skip} INTO {table} ({names}) VALUES {values}"
     where = " AND ".join(f"{name} = ?{columns.index(name) + 1}" for name in change.by)
     if change.kind == "delete":
         return f"DELETE FROM {table} WHERE {where}"

@@ -40,9 +40,9 @@ from app.fhir.values import (
 CURSOR = "_cursor"
 MAX_INTEGER = 2**63 - 1
 
-# What one search may ask: more would be a deeper expression than SQLite compiles (1000 levels)
+# What one search may ask: a value takes up to two of the 1000 levels of an SQL expression on SQLite
 MOST_PAIRS = 200
-MOST_VALUES = 500
+MOST_VALUES = 400
 
 # search.html#Summary and http.html#parameters: asked of the answer, not of the resources.
 # A value is what we accept (None: the caller of `parse` looks); others are refused by name.

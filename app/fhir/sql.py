@@ -544,9 +544,11 @@ class Compiler:
     def page(
         self, driver: Shape, rest: Shape, gate: Shape, values: Sequence[Any], **named: Any
     ) -> Plan:
-        """Return a page of a search, newest key first: key, id, body; `named`: type, after, limit.
+        """Return a page of a search in no order: key, id, body; `named`: type, after, limit.
 
-        `values` are those of the driver, the rest, and the gate, in this order.
+        The page is that of the newest keys. To put its few rows in order is left to the caller:
+        an engine would sort them with their bodies. `values` are those of the driver, the rest,
+        and the gate, in this order.
         """
         return self.plan("page", _page, (driver, rest, gate), values, **named)
 
@@ -639,7 +641,6 @@ def _page(driver: Shape, rest: Shape, gate: Shape, bind: Binder) -> sa.Select[An
         .select_from(walk)
         .join(r, r.c.key == walk.c.key)
         .join(v, _current(r, v))
-        .order_by(walk.c.key.desc())
     )
 
 

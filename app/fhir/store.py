@@ -320,7 +320,8 @@ class Store:
         plan = compiler.page(
             driver, rest, gate, values, type=number, after=after, limit=search.count + 1
         )
-        rows = await self.connection.rows(plan.statement, plan.values)
+        found = await self.connection.rows(plan.statement, plan.values)
+        rows = sorted(found, key=lambda row: row[0], reverse=True)
         more = len(rows) > search.count
         entries = [(id, body) for _, id, body in rows[: search.count]]
         following = self.catalogue.sign(rows[search.count - 1][0], about) if more else ""

@@ -63,7 +63,11 @@ def select(found: list[Example], refused: dict[str, str]) -> None:
     kept: dict[str, list[Example]] = {}
     for example in sorted(found, key=lambda e: len(e.raw)):
         own = kept.setdefault(example.content["resourceType"], [])
-        if example.name not in refused and len(own) < 2 and (not own or len(example.raw) < MOST_BYTES):
+        if (
+            example.name not in refused
+            and len(own) < 2
+            and (not own or len(example.raw) < MOST_BYTES)
+        ):
             own.append(example)
     lines = [
         f"{e.name}\t".encode() + b" ".join(e.raw.split(b"\n")).replace(b"\r", b"") + b"\n"

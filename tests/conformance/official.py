@@ -84,5 +84,3 @@ def selection() -> Iterator[Example]:
     for line in SELECTION.read_bytes().splitlines():
         head, _, raw = line.partition(b"\t")
         yield Example(head.decode(), raw)
-
-

@@ -20,6 +20,7 @@ from tests.conftest import BASE_URL, disposable
 # same in each run: a test that fails must fail for whoever changed something.
 settings.register_profile(
     "database",
+    max_examples=60,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
