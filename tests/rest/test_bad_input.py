@@ -229,13 +229,13 @@ ANSWERED = [
     "/RiskAssessment?probability=5e-324",
     "/Observation?value-quantity=ap1.7976931348623157e308||kg",
     "/Patient?name=%F4%8F%BF%BF",
-    "/Patient?name=" + ",".join(["a"] * 500),
+    "/Patient?name=" + ",".join(["a"] * 400),
     "/Patient?" + "&".join(["name=a"] * 200),
     "/Patient?" + "&".join(["birthdate=2020"] * 200),
     "/Patient?" + "&".join(["name=a,b"] * 200),
-    "/Patient?birthdate=" + ",".join(["2020"] * 500),
-    "/Patient?general-practitioner=" + ",".join(["a"] * 500),
-    "/Patient?_id=" + ",".join(["a"] * 500),
+    "/Patient?birthdate=" + ",".join(["2020"] * 400),
+    "/Patient?general-practitioner=" + ",".join(["a"] * 400),
+    "/Patient?_id=" + ",".join(["a"] * 400),
 ]
 TOO_COSTLY = [
     "/Patient?name=" + ",".join(["a"] * 4_000),
