@@ -84,7 +84,7 @@ resource_version = sa.Table(
     sa.Index("resource_version_feed", "xid", "seq"),
     sa.Index("resource_version_seq", "seq"),
     sa.Index("resource_version_type_seq", "type", "seq"),
-    # Columns that the statement itself fills: commit order is (xid, seq), see storage.md section 4
+    # Columns that the statement itself fills: the transaction, and the order of writing
     info={
         "generated": {
             "postgresql": {

@@ -9,7 +9,7 @@ meaning of search in SQL: one row for each way in which a term can fit an index 
 
 A page is found by walking one index, the driver, in key order where it has one; every other
 criterion and the gate are fenced probes, `EXISTS (... LIMIT 1 OFFSET 0)`, which no planner
-flattens. See storage.md section 3 of the design, and docs/decisions.md.
+flattens. docs/decisions.md says why.
 
 Rule 1: `visible()` is the only way to name a resource. Rule 2: values never enter the text.
 """
@@ -466,7 +466,7 @@ def needs_index(shape: Shape) -> bool:
 def visible(r: Any, gate: Shape, bind: Binder, *, deleted: bool = False) -> Clause:
     """Return whether the caller may know of the resource row `r`: THE gate.
 
-    With `deleted`, also of a deleted one, unless the policy reads index rows (storage.md: it has
+    With `deleted`, also of a deleted one, unless the policy reads index rows (it has
     none left to read, so it is hidden).
     """
     if gate[0] == "types":

@@ -41,5 +41,5 @@ async def test_the_same_policy_under_another_name_continues(lasting_world: Door,
 
     reply = await other.get(next_link(await one.get(url)))
 
-    assert reply.status == 200  # storage.md: a refreshed token with the same rights continues
+    assert reply.status == 200  # a refreshed token with the same rights continues
     assert content(reply)["entry"]

@@ -1,6 +1,6 @@
 """The matrix: each way of reading sees what the policy shows, and nothing else.
 
-design.md: what is not visible does not exist. A way of reading is a function that returns the
+What is not visible does not exist. A way of reading is a function that returns the
 `Type/id` of what it could tell from a resource that is not there.
 """
 

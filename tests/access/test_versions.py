@@ -1,4 +1,4 @@
-"""Deleted resources and old versions under a policy (storage.md, versions and the gate)."""
+"""Deleted resources and old versions under a policy."""
 
 import pytest
 

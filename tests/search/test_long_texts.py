@@ -1,4 +1,4 @@
-"""Long texts: 100 kB in every string, token and uri position (storage.md, rules for rows)."""
+"""Long texts: 100 kB in every string, token and uri position whose index entries are bounded."""
 
 import random
 from typing import Any
