@@ -9,8 +9,8 @@ into the values below. Rule 2: a `Definitions` is a value; it never changes once
 
 import gzip
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from typing import Literal
@@ -75,7 +75,7 @@ class Structure:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One half of a composite: the parameter it uses, and where it is read from."""
+    """One part of a composite: the URL of its parameter, and where it is read from."""
 
     code: str
     expression: str
@@ -154,6 +154,42 @@ class Definitions:
         if own and all(resolved):
             return tuple(found[1] for found in resolved if found)
         return parameter.target
+
+    @cached_property
+    def by_url(self) -> Mapping[str, SearchParameter]:
+        """Return each search parameter by its canonical URL."""
+        return {parameter.url: parameter for parameter in self.parameters}
+
+    def components(self, type: str, code: str) -> tuple[tuple[SearchParameter, str], ...]:
+        """Return the components of a composite of `type`, empty for any other parameter.
+
+        Each with its parameter and its expression, which is relative to the composite's element.
+        R4 swaps the expressions of DocumentReference.relationship, so a component has that of
+        the composite's expressions with which the parameter's own ends, where there is one.
+        """
+        composite = self.search_parameters[type][code]
+        written = [component.expression for component in composite.components]
+
+        def meant(parameter: SearchParameter, expression: str) -> str:
+            own = {e.strip() for e in parameter.expression.split("|")}
+            fits = [e for e in written if f"{composite.expression}.{e}" in own]
+            return expression if expression in fits or not fits else fits[0]
+
+        return tuple(
+            (parameter, meant(parameter, component.expression))
+            for component in composite.components
+            for parameter in (self.by_url[component.code],)
+        )
+
+    def with_parameters(self, more: Iterable[SearchParameter]) -> "Definitions":
+        """Return the same definitions with more search parameters."""
+        return replace(self, parameters=(*self.parameters, *more))
+
+    def heirs(self, bases: Iterable[str]) -> tuple[str, ...]:
+        """Return the concrete resource types among `bases` and those that specialise one."""
+        wanted = set(bases)
+        types = self.resource_types
+        return tuple(t for t in types if t in wanted or not wanted.isdisjoint(self.ancestors(t)))
 
     def ancestors(self, name: str) -> tuple[str, ...]:
         """Return the types that `name` specialises, nearest first."""

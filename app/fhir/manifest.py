@@ -19,7 +19,8 @@ from app.fhir.values import DAY, is_id
 
 Identity = tuple[str, str]  # type and id
 
-# The index tables, in the order of the manifest, with their columns besides key and owner
+# The index tables, in the order of the manifest, with their columns besides key and owner. New
+# ones come last: the manifests of older versions end before them, which means no rows
 INDEX: Mapping[db.Table, tuple[str, ...]] = {
     db.index_token: ("param", "code", "system"),
     db.index_reference: ("param", "target"),
@@ -28,6 +29,8 @@ INDEX: Mapping[db.Table, tuple[str, ...]] = {
     db.index_string: ("param", "norm", "exact"),
     db.index_uri: ("param", "uri", "version"),
     db.compartment: ("comp", "type", "occurred"),
+    db.index_composite: ("param", "k", "system", "code", "system2", "code2", "lo", "hi"),
+    db.index_position: ("param", "z", "x", "y"),
 }
 WITH_OWNER = {table for table in INDEX if "owner" in table.c}
 
@@ -52,6 +55,9 @@ def systems(rows: Rows) -> Iterator[str]:
     """Yield the systems that the rows name."""
     yield from (system for _, system, _ in rows.token)
     yield from (system for _, system, _, _, _ in rows.quantity)
+    for _, _, system, _, other, *_ in rows.composite:
+        yield system
+        yield other
 
 
 def targets(rows: Rows) -> Iterator[Identity]:
@@ -68,7 +74,7 @@ def target(type: str, text: str) -> Identity:
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """The numbers of what rows name: (type, parameter), systems, resources, and types."""
+    """The numbers of what rows name: (type, parameter or variant), systems, resources, types."""
 
     params: Mapping[tuple[str, str], int]
     systems: Mapping[str, int]
@@ -101,6 +107,11 @@ class Numbers:
                 [(params[type, p], norm, exact) for p, norm, exact in rows.string],
                 [(params[type, p], uri, version) for p, uri, version in rows.uri],
                 [(comp, number, when) for comp in sorted(shared)],
+                [
+                    (params[type, p], k, numbers[system], code, numbers[system2], code2, lo, hi)
+                    for p, k, system, code, system2, code2, lo, hi in rows.composite
+                ],
+                [(params[type, p], z, x, y) for p, z, x, y in rows.position],
             ],
         )
 
@@ -124,8 +135,8 @@ class Difference:
     def add(self, key: int, old: Manifest, new: Manifest) -> None:
         """Append what the index of one resource lacks and has too much, going from `old`."""
         for n, table in enumerate(INDEX):
-            before = old.tables[n] if old.tables else []
-            after = new.tables[n] if new.tables else []
+            before = old.tables[n] if n < len(old.tables) else []
+            after = new.tables[n] if n < len(new.tables) else []
             owner = (new.owner,) if table in WITH_OWNER else ()
             if not before:
                 self.added[table].extend((key, *owner, *row) for row in after)

@@ -17,7 +17,7 @@ half-open interval of the moments that it may mean, so `2020` holds `2020-02` ho
 import re
 import sys
 import unicodedata
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, tzinfo
 from decimal import Decimal, DecimalException
@@ -220,6 +220,12 @@ class NumberTerm:
             max(self.hi, min(MOST, float(self.value + tenth))),
         )
 
+    def scaled(self, scale: Callable[[Decimal], Decimal]) -> "NumberTerm":
+        """Return the same term in another unit; ValueError where it no longer fits a double."""
+        lo, hi = (scale(Decimal(repr(end))) for end in (self.lo, self.hi))
+        value = scale(self.value)
+        return NumberTerm(value, to_float(value), to_float(lo), to_float(hi))
+
 
 def parse_number(text: str) -> NumberTerm:
     """Return a search number with its implicit precision: half a unit of its last digit.
@@ -370,6 +376,15 @@ def stored_codes(token: Token, case_sensitive: Container[str]) -> tuple[str, ...
     if token.system is not None:
         return (stored_code(token.system, token.code, case_sensitive),)
     return tuple(dict.fromkeys((bounded(fold_code(token.code)), bounded(token.code))))
+
+
+def stored_typed(system: str, kind: str, value: str, case_sensitive: Container[str]) -> str:
+    """Return the form in which the index holds an identifier together with its type's code.
+
+    The system of the identifier plays no part, so its value is folded.
+    https://hl7.org/fhir/R4/search.html#token, `:of-type`
+    """
+    return bounded(f"{stored_code(system, kind, case_sensitive)}|{fold_code(value)}")
 
 
 def parse_token(text: str) -> Token:

@@ -2,7 +2,9 @@
 
 `python -m tests.conformance PACKAGE.tgz` reads the npm package hl7.fhir.r4.examples 4.0.1, whose
 SHA-256 is pinned, writes every file and reads it back. A refusal is expected only for the files
-that docs/validation.md explains. With `--select` it writes the committed selection anew.
+that docs/validation.md explains. Then it looks for an example of each search parameter; those of
+which there is none are listed in docs/conformance.md. With `--select` it writes the committed
+selection anew.
 """
 
 import asyncio
@@ -19,8 +21,12 @@ from rich.progress import track
 from rich.table import Table
 
 from app.config import MIB, Settings
+from app.fhir.definitions import load
+from app.fhir.index import Indexer
+from app.fhir.wire import decode
 from app.main import ROOT, migrate
 from tests.conformance.official import SELECTION, Example, put_through
+from tests.conformance.parameters import LISTED, exercised, indexed, named
 from tests.support.application import connected
 
 SHA256 = "dce87f1b5b9341867033f7d1f544fa1b5232503f6d62813887ac6b8a8b6cb682"
@@ -77,8 +83,22 @@ def select(found: list[Example], refused: dict[str, str]) -> None:
     out.print(f"{SELECTION.name}: {len(lines)} examples, {SELECTION.stat().st_size:,} bytes")
 
 
+def without_example(found: list[Example]) -> dict[str, str]:
+    """Return the parameters of which no example has a row, and whether one has a value."""
+    definitions = load()
+    indexer = Indexer(definitions, "http://milepost.test/fhir")
+    resources = [decode(example.raw) for example in found]
+    with_rows = exercised(indexer, resources)
+    with_values = exercised(indexer, resources, present=True)
+    return {
+        named(p): "no row of its values" if p.url in with_values else "no value"
+        for p in indexed(definitions)
+        if p.url not in with_rows
+    }
+
+
 def main(package: Path, *, selecting: bool) -> int:
-    """Put all examples through the server; return 0 if every refusal is explained."""
+    """Put all examples through the server; return 0 if the documents say what came of it."""
     found = list(examples(package))
     refused = asyncio.run(run(found))
     explained = set(EXPLAINED.findall((ROOT / "docs" / "validation.md").read_text()))
@@ -87,9 +107,19 @@ def main(package: Path, *, selecting: bool) -> int:
         table.add_row(name, what[:300], "yes" if name in explained else "[red]no[/red]")
     out.print(table)
     out.print(f"{len(found) - len(refused)} came back exactly, {len(refused)} were refused")
+    missing = without_example(found)
+    listed = set(LISTED.findall((ROOT / "docs" / "conformance.md").read_text()))
+    parameters = Table("Search parameter", "In the examples", "Listed")
+    for parameter, what in missing.items():
+        parameters.add_row(parameter, what, "yes" if parameter in listed else "[red]no[/red]")
+    out.print(parameters)
+    out.print(
+        f"{len(indexed(load()))} search parameters have an expression,"
+        f" the examples have no row for {len(missing)} of them"
+    )
     if selecting:
         select(found, refused)
-    return int(bool(refused.keys() - explained) or bool(explained - refused.keys()))
+    return int(refused.keys() != explained or missing.keys() != listed)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the index holds of a resource, parameter by parameter."""
 
 from decimal import Decimal
+from math import cos, radians
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from app.fhir.values import ALWAYS, LEAST, MOST, NEVER, parse_date
 BASE = "http://localhost:8000/fhir"
 LOINC = "http://loinc.org"
 UCUM = "http://unitsofmeasure.org"
+CANONICAL = "http://unitsofmeasure.org#canonical"
 SPECIAL = "http://terminology.hl7.org/CodeSystem/special-values"
 VS = "http://example.org/ValueSet/a"
 ISSUE = "http://hl7.org/fhir/StructureDefinition/questionnaireresponse-isSubject"
@@ -52,7 +54,37 @@ def quantity(value: str, **elements: Any) -> Resource:
     return {"value": Decimal(value), "system": UCUM, "code": "mg"} | elements
 
 
-SECOND = 1_000_000
+def count(value: int) -> Resource:
+    return {"value": value}
+
+
+def component(code: str, value: int) -> Resource:
+    return {"code": {"coding": [{"code": code}]}, "valueQuantity": count(value)}
+
+
+def location(**position: Any) -> Resource:
+    return {"resourceType": "Location", "position": position}
+
+
+V2 = "http://terminology.hl7.org/CodeSystem/v2-0203"
+MRN: Resource = {
+    "type": {"text": "MRN of York", "coding": [{"system": V2, "code": "MR"}, {"code": "Local"}]},
+    "system": "http://mrn",
+    "value": "X-1",
+}
+RELATION = "http://hl7.org/fhir/document-relationship-type"
+SEQUENCE: Resource = {
+    "resourceType": "MolecularSequence",
+    "referenceSeq": {
+        "chromosome": {"coding": [{"code": "chr1"}]},
+        "referenceSeqId": {"coding": [{"code": "NC_1"}]},
+        "windowStart": 5,
+        "windowEnd": 50,
+    },
+    "variant": [{"start": 10, "end": 12}],
+}
+NIL = cos(radians(90))  # not quite nothing, in floats
+
 DAY_ONE = parse_date("2020-01-01")
 DAY_TWO = parse_date("2020-01-02")
 
@@ -163,13 +195,41 @@ TABLE: list[tuple[str, str, Resource, list[tuple[Any, ...]]]] = [
         "quantity",
         "value-quantity",
         observation(valueQuantity=quantity("5.40")),
-        [(UCUM, "mg", 5.4, 5.4)],
+        [(UCUM, "mg", 5.4, 5.4), (CANONICAL, "g", 0.0054, 0.0054)],
     ),
     (
         "quantity",
         "value-quantity",
         observation(valueQuantity=quantity("5", comparator=">=", unit="milligram")),
-        [(UCUM, "mg", 5.0, MOST), ("", "milligram", 5.0, MOST)],
+        [
+            (UCUM, "mg", 5.0, MOST),
+            ("", "milligram", 5.0, MOST),
+            (CANONICAL, "g", 0.005, MOST),
+        ],
+    ),
+    (
+        "quantity",
+        "value-quantity",
+        observation(valueQuantity=quantity("37", code="Cel")),
+        [(UCUM, "Cel", 37.0, 37.0), (CANONICAL, "K", 310.15, 310.15)],
+    ),
+    (
+        "quantity",
+        "value-quantity",
+        observation(valueQuantity=quantity("5", code="furlong")),
+        [(UCUM, "furlong", 5.0, 5.0)],
+    ),
+    (
+        "quantity",
+        "value-quantity",
+        observation(valueQuantity=quantity("5", system="http://example.org/units")),
+        [("http://example.org/units", "mg", 5.0, 5.0)],
+    ),
+    (
+        "quantity",
+        "value-quantity",
+        observation(valueQuantity=quantity("1e300", code="Ym")),
+        [(UCUM, "Ym", 1e300, 1e300)],
     ),
     (
         "quantity",
@@ -184,19 +244,37 @@ TABLE: list[tuple[str, str, Resource, list[tuple[Any, ...]]]] = [
         "quantity",
         "combo-value-quantity",
         observation(valueQuantity=quantity("1"), component=[{"valueQuantity": quantity("2")}]),
-        [(UCUM, "mg", 1.0, 1.0), (UCUM, "mg", 2.0, 2.0)],
+        [
+            *[(UCUM, "mg", 1.0, 1.0), (CANONICAL, "g", 0.001, 0.001)],
+            *[(UCUM, "mg", 2.0, 2.0), (CANONICAL, "g", 0.002, 0.002)],
+        ],
     ),
     (
         "quantity",
         "onset-age",
         {"resourceType": "Condition", "onsetRange": {"low": quantity("1"), "high": quantity("3")}},
-        [(UCUM, "mg", 1.0, 3.0)],
+        [(UCUM, "mg", 1.0, 3.0), (CANONICAL, "g", 0.001, 0.003)],
+    ),
+    (
+        "quantity",
+        "onset-age",
+        {"resourceType": "Condition", "onsetRange": {"low": quantity("2", code="a")}},
+        [(UCUM, "a", 2.0, MOST), (CANONICAL, "s", 63_115_200.0, MOST)],
     ),
     (
         "quantity",
         "onset-age",
         {"resourceType": "Condition", "onsetRange": {"high": {"value": 3, "unit": "a"}}},
         [("", "a", LEAST, 3.0)],
+    ),
+    (
+        "quantity",
+        "probability",
+        {
+            "resourceType": "RiskAssessment",
+            "prediction": [{"probabilityRange": {"high": quantity("70", code="%")}}],
+        },
+        [(UCUM, "%", LEAST, 70.0)],
     ),
     (
         "quantity",
@@ -263,6 +341,12 @@ TABLE: list[tuple[str, str, Resource, list[tuple[Any, ...]]]] = [
     ("uri", "_profile", patient(meta={"profile": [f"{VS}|1.0", VS]}), [(VS, "1.0"), (VS, "")]),
     ("uri", "_source", patient(meta={"source": "urn:feed#1"}), [("urn:feed#1", "")]),
     (
+        "reference",
+        "questionnaire",
+        {"resourceType": "QuestionnaireResponse", "questionnaire": f"{BASE}/Questionnaire/phq"},
+        [("Questionnaire", "phq")],
+    ),
+    (
         "uri",
         "questionnaire",
         {"resourceType": "QuestionnaireResponse", "questionnaire": f"{VS}|2"},
@@ -280,6 +364,161 @@ TABLE: list[tuple[str, str, Resource, list[tuple[Any, ...]]]] = [
         },
         [(VS, "")],
     ),
+    # what modifiers look at: search.html#modifiers
+    (
+        "string",
+        "code:text",
+        observation(
+            code={"text": "PHQ-9 Score", "coding": [{"code": "1", "display": "Depressión"}]}
+        ),
+        [("phq-9 score", "PHQ-9 Score"), ("depression", "Depressión")],
+    ),
+    ("string", "_tag:text", patient(meta={"tag": [{"display": "A b"}]}), [("a b", "A b")]),
+    ("string", "identifier:text", patient(identifier=[MRN]), [("mrn of york", "MRN of York")]),
+    (
+        "token",
+        "identifier:of-type",
+        patient(identifier=[MRN, {"value": "untyped"}, {"type": MRN["type"]}]),
+        [(V2, "mr|x-1"), ("", "local|x-1")],
+    ),
+    (
+        "token",
+        "subject:identifier",
+        observation(subject={"identifier": {"system": "http://mrn", "value": "X-1"}}),
+        [("http://mrn", "x-1")],
+    ),
+    (
+        "token",
+        "patient:identifier",
+        observation(subject={"type": "Patient", "identifier": {"value": "X-1"}}),
+        [("", "x-1")],
+    ),
+    (
+        "token",
+        "patient:identifier",
+        observation(subject={**REFERENCED, "identifier": {"value": "X-1"}}),
+        [("", "x-1")],
+    ),
+    (
+        "token",
+        "patient:identifier",
+        observation(subject={"type": "Group", "identifier": {"value": "X-1"}}),
+        [],
+    ),
+    ("token", "patient:identifier", observation(subject={"identifier": {"value": "1"}}), []),
+    # composites, an element at a time: search.html#composite
+    (
+        "composite",
+        "code-value-quantity",
+        observation(valueQuantity=quantity("5")),
+        [
+            (0, LOINC, "44261-6", UCUM, "mg", 5.0, 5.0),
+            (0, LOINC, "44261-6", CANONICAL, "g", 0.005, 0.005),
+        ],
+    ),
+    (
+        "composite",
+        "code-value-concept",
+        observation(valueCodeableConcept={"coding": [{"code": "A"}, {"code": "B"}]}),
+        [
+            (0, LOINC, "44261-6", "", "a", 0.0, 0.0),
+            (0, LOINC, "44261-6", "", "b", 0.0, 0.0),
+        ],
+    ),
+    (
+        "composite",
+        "code-value-string",
+        observation(valueString="Grün"),
+        [(0, LOINC, "44261-6", "", "grun", 0.0, 0.0)],
+    ),
+    (
+        "composite",
+        "code-value-date",
+        observation(valueDateTime="2020-01-01"),
+        [(0, LOINC, "44261-6", "", "", float(DAY_ONE.lo), float(DAY_ONE.hi))],
+    ),
+    (
+        "composite",
+        "code-value-date",
+        observation(valuePeriod={"end": "2020-01-01"}),
+        [(0, LOINC, "44261-6", "", "", float(ALWAYS), float(DAY_ONE.hi))],
+    ),
+    (
+        "composite",
+        "combo-code-value-quantity",
+        observation(valueQuantity=count(1), component=[component("a", 2), component("b", 3)]),
+        [
+            (0, LOINC, "44261-6", "", "", 1.0, 1.0),
+            (1, "", "a", "", "", 2.0, 2.0),
+            (2, "", "b", "", "", 3.0, 3.0),
+        ],
+    ),
+    (
+        "composite",
+        "component-code-value-quantity",
+        observation(
+            valueQuantity=count(1), component=[{"valueQuantity": count(2)}, component("b", 3)]
+        ),
+        [(2, "", "b", "", "", 3.0, 3.0)],
+    ),
+    (
+        "composite",
+        "characteristic-value",
+        {
+            "resourceType": "Group",
+            "characteristic": [
+                {"code": {"coding": [{"code": "a"}]}, "valueBoolean": True},
+                {"code": {"coding": [{"code": "b"}]}, "valueQuantity": count(1)},
+            ],
+        },
+        [(1, "", "a", SPECIAL, "true", 0.0, 0.0)],
+    ),
+    (
+        "composite",
+        "context-type-quantity",
+        {
+            "resourceType": "ValueSet",
+            "useContext": [
+                {"code": {"code": "age"}, "valueRange": {"low": count(18)}},
+                {"code": {"code": "age"}, "valueQuantity": count(5)},
+            ],
+        },
+        [(1, "", "age", "", "", 18.0, MOST), (2, "", "age", "", "", 5.0, 5.0)],
+    ),
+    (
+        "composite",
+        "relationship",
+        {
+            "resourceType": "DocumentReference",
+            "relatesTo": [
+                {"code": "replaces", "target": {"reference": "DocumentReference/1"}},
+                {"code": "signs", "target": {"reference": "http://other/DocumentReference/2"}},
+            ],
+        },
+        [
+            (1, "", "DocumentReference/1", RELATION, "replaces", 0.0, 0.0),
+            (2, "", "http://other/DocumentReference/2", RELATION, "signs", 0.0, 0.0),
+        ],
+    ),
+    *[
+        ("composite", name, SEQUENCE, [(2, "", "chr1", "", "", *[end] * 2)])
+        for name, end in {
+            "chromosome-variant-coordinate": 10.0,
+            "chromosome-variant-coordinate:3": 12.0,
+        }.items()
+    ],
+    *[
+        ("composite", name, SEQUENCE, [(1, "", "nc_1", "", "", *[end] * 2)])
+        for name, end in {
+            "referenceseqid-window-coordinate": 5.0,
+            "referenceseqid-window-coordinate:3": 50.0,
+        }.items()
+    ],
+    # near: location.html#near
+    ("position", "near", location(latitude=Decimal(90), longitude=0), [(1.0, NIL, 0.0)]),
+    ("position", "near", location(latitude=0, longitude=Decimal("0.0")), [(0.0, 1.0, 0.0)]),
+    ("position", "near", location(latitude=91, longitude=0), []),
+    ("position", "near", location(latitude=1), []),
 ]
 
 
@@ -418,10 +657,69 @@ def test_parameter_kinds_say_where_rows_are(indexer: Indexer) -> None:
     assert observation_kinds["status"].systems == {"http://hl7.org/fhir/observation-status"}
     assert observation_kinds["_profile"].tables == ("uri",)
     assert observation_kinds["_profile"].canonical
-    assert observation_kinds["code-value-quantity"].tables == ()
+    assert observation_kinds["code-value-quantity"].tables == ("composite",)
+    assert indexer.parameter_kinds("Location")["near"].tables == ("position",)
     assert observation_kinds["_id"].tables == ()
-    assert plan_kinds["depends-on"].tables == ("uri",)
+    assert plan_kinds["depends-on"].tables == ("uri", "reference")
     assert not indexer.parameter_kinds("ValueSet")["url"].canonical
+
+
+def test_parameter_kinds_name_the_modifiers_that_have_rows(indexer: Indexer) -> None:
+    kinds = indexer.parameter_kinds("Observation")
+
+    assert kinds["code"].variants == {"text"}
+    assert kinds["identifier"].variants == {"text", "of-type"}
+    assert kinds["patient"].variants == {"identifier"}
+    assert kinds["status"].variants == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "single"),
+    [
+        *(
+            ("Patient", "birthdate", True),
+            ("Patient", "deceased", True),
+            ("Patient", "name", False),
+        ),
+        *(("Patient", "family", False), ("Patient", "phone", False), ("Patient", "gender", True)),
+        *(("Observation", "date", True), ("Observation", "subject", True)),
+        *(("Observation", "code", False), ("Observation", "value-quantity", False)),
+        *(("Observation", "value-string", True), ("Observation", "value-date", True)),
+        *(("Observation", "combo-code", False), ("Observation", "performer", False)),
+        *(("Encounter", "class", True), ("Encounter", "length", False)),
+        *(("QuestionnaireResponse", "questionnaire", False), ("Location", "near", True)),
+        *(("Observation", "code-value-string", False), ("Observation", "_id", False)),
+        *(("AuditEvent", "agent", False), ("Invoice", "totalgross", True)),
+    ],
+)
+def test_parameter_kinds_say_whether_a_resource_has_one_row_at_most(
+    indexer: Indexer, kind: str, code: str, single: bool
+) -> None:
+    assert indexer.parameter_kinds(kind)[code].single is single
+
+
+def test_composites_and_positions_make_their_parameters_present(indexer: Indexer) -> None:
+    found = indexer.rows(observation(component=[component("a", 2)])).present
+    at_sea = indexer.rows(location(latitude=0, longitude=0)).present
+
+    assert "component-code-value-quantity" in found
+    assert "code-value-quantity" not in found
+    assert not any(":" in code for code in found)
+    assert "near" in at_sea
+
+
+def test_a_broken_component_is_paired_with_nothing(indexer: Indexer) -> None:
+    rows = indexer.rows(observation(component=[component("a", 2), {"code": {"coding": 5}}]))
+
+    assert of(rows, "composite", "component-code-value-quantity") == [(1, "", "a", "", "", 2, 2)]
+
+
+def test_what_is_written_once_is_not_multiplied_without_end(indexer: Indexer) -> None:
+    many = {"coding": [{"code": str(n)} for n in range(1000)]}
+
+    rows = indexer.rows(observation(code=many, valueCodeableConcept=many))
+
+    assert 0 < len(rows.composite) <= 100_000
 
 
 @pytest.mark.parametrize(
@@ -486,17 +784,24 @@ def test_long_texts_leave_short_rows(indexer: Indexer, size: int) -> None:
     long = "é" * size
     rows = indexer.rows(
         patient(
-            identifier=[{"system": long, "value": long}],
+            identifier=[
+                {"system": long, "value": long, "type": {"coding": [{"code": long}], "text": long}}
+            ],
             name=[{"family": long}],
-            meta={"profile": [long], "tag": [{"system": long, "code": long}]},
-            managingOrganization={"reference": f"http://{long}"},
+            meta={"profile": [long], "tag": [{"system": long, "code": long, "display": long}]},
+            managingOrganization={"reference": f"http://{long}", "identifier": {"value": long}},
         )
+    )
+    measured = indexer.rows(
+        observation(code={"coding": [{"system": long, "code": long}]}, valueString=long)
     )
 
     texts = [
         text
-        for table in (rows.token, rows.reference, rows.string, rows.uri)
+        for table in (rows.token, rows.reference, rows.string, rows.uri, measured.composite)
         for row in table
         for text in row
+        if isinstance(text, str)
     ]
+    assert len(measured.composite) == 1
     assert max(len(text.encode()) for text in texts) <= 400

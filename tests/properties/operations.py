@@ -52,6 +52,11 @@ quantities = st.builds(
     some({}, {"unit": "mg"}, {"unit": "mg", "system": "http://unitsofmeasure.org", "code": "mg"}),
     some(None, "<", ">="),
 )
+components = st.builds(
+    lambda code, quantity: present({"code": {"coding": [code]}, "valueQuantity": quantity}),
+    some({"system": "urn:c", "code": "One"}, {"code": "three"}),  # never the Observation's (obs-7)
+    quantities,
+)
 metas = st.builds(
     lambda tag, profile, source: present({"tag": tag, "profile": profile, "source": source}),
     lists(codings, 2),
@@ -108,6 +113,7 @@ def observations(draw: st.DrawFn) -> Body:
         subject=draw(subjects),
         performer=draw(performers) or None,
         encounter=draw(some(None, reference("Encounter/e1"))),
+        component=draw(lists(components, 2)) or None,
     )
 
 
@@ -138,7 +144,16 @@ def groups(draw: st.DrawFn) -> Body:
     return {name: v for name, v in resource("Group", elements, {}).items() if v is not None}
 
 
-resources = patients() | observations() | encounters() | appointments() | groups()
+@st.composite
+def locations(draw: st.DrawFn) -> Body:
+    """Return a Location, somewhere or nowhere."""
+    place = draw(
+        some(None, {"latitude": 52.5, "longitude": 13.4}, {"latitude": -90, "longitude": 0})
+    )
+    return resource("Location", {"id": "l1", "name": "Ward"}, {"position": place})
+
+
+resources = patients() | observations() | encounters() | appointments() | groups() | locations()
 
 
 @dataclass(frozen=True)
@@ -177,6 +192,7 @@ BY_TYPE = {
     "Encounter": encounters(),
     "Appointment": appointments(),
     "Group": groups(),
+    "Location": locations(),
 }
 tags = some((), (), (), (), (("if_match", 'W/"1"'),), (("if_match", 'W/"2"'),))
 

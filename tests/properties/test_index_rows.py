@@ -18,17 +18,24 @@ Stored = Mapping[str, Rows]
 
 DAY = 86_400_000_000
 
+NAME = "p.code || CASE p.variant WHEN '' THEN '' ELSE ':' || p.variant END"
+
 # Each index table with its numbers written out: what the resource is, and what the row says of it
 SYMBOLIC = {
-    "token": "SELECT r.type, r.id, p.code, coalesce(s.uri, ''), t.code, t.owner, p.type"
+    "token": f"SELECT r.type, r.id, {NAME}, coalesce(s.uri, ''), t.code, t.owner, p.type"
     " FROM index_token t LEFT JOIN system_dictionary s ON s.system = t.system",
-    "reference": "SELECT r.type, r.id, p.code, o.type, o.id, t.owner, p.type"
+    "reference": f"SELECT r.type, r.id, {NAME}, o.type, o.id, t.owner, p.type"
     " FROM index_reference t LEFT JOIN resource o ON o.key = t.target",
-    "date": "SELECT r.type, r.id, p.code, t.lo, t.hi, t.long, t.owner, p.type FROM index_date t",
-    "quantity": "SELECT r.type, r.id, p.code, coalesce(s.uri, ''), t.code, t.lo, t.hi, t.owner,"
+    "date": f"SELECT r.type, r.id, {NAME}, t.lo, t.hi, t.long, t.owner, p.type FROM index_date t",
+    "quantity": f"SELECT r.type, r.id, {NAME}, coalesce(s.uri, ''), t.code, t.lo, t.hi, t.owner,"
     " p.type FROM index_quantity t LEFT JOIN system_dictionary s ON s.system = t.unit",
-    "string": "SELECT r.type, r.id, p.code, t.norm, t.exact, t.owner, p.type FROM index_string t",
-    "uri": "SELECT r.type, r.id, p.code, t.uri, t.version, 0, p.type FROM index_uri t",
+    "string": f"SELECT r.type, r.id, {NAME}, t.norm, t.exact, t.owner, p.type FROM index_string t",
+    "uri": f"SELECT r.type, r.id, {NAME}, t.uri, t.version, 0, p.type FROM index_uri t",
+    "composite": f"SELECT r.type, r.id, {NAME}, t.k, coalesce(s.uri, ''), t.code,"
+    " coalesce(u.uri, ''), t.code2, t.lo, t.hi, t.owner, p.type FROM index_composite t"
+    " LEFT JOIN system_dictionary s ON s.system = t.system"
+    " LEFT JOIN system_dictionary u ON u.system = t.system2",
+    "position": f"SELECT r.type, r.id, {NAME}, t.z, t.x, t.y, 0, p.type FROM index_position t",
 }
 JOINS = " LEFT JOIN resource r ON r.key = t.key LEFT JOIN param_dictionary p ON p.param = t.param"
 MEMBERS = (
@@ -85,6 +92,10 @@ def expected_rows(door: Door, current: Rows) -> dict[str, set[tuple[Any, ...]]]:
             found["string"].add((type, id, code, norm, exact, owner, type))
         for code, uri, version in rows.uri:
             found["uri"].add((type, id, code, uri, version, 0, type))
+        for code, *columns in rows.composite:
+            found["composite"].add((type, id, code, *columns, owner, type))
+        for code, *columns in rows.position:
+            found["position"].add((type, id, code, *columns, 0, type))
     return found
 
 

@@ -15,4 +15,8 @@ broken all the same loses its own row and raises nothing.
 from app.fhir.index.extraction import resolve
 from app.fhir.index.indexer import Indexer, ParameterRows, Rows
 
-__all__ = ["Indexer", "ParameterRows", "Rows", "resolve"]
+# Which rows a resource has: raised whenever an unchanged resource would have others, because then
+# what is stored has to be indexed anew (`milepost reindex`)
+EXTRACTOR = 2
+
+__all__ = ["EXTRACTOR", "Indexer", "ParameterRows", "Rows", "resolve"]

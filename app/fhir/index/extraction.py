@@ -14,15 +14,27 @@ adds the row under its own code.
         present["status"] = None
         for a, b in code(v1, implied["http://hl7.org/fhir/ValueSet/observation-status"]):
             token_rows["status", a, b] = None
+
+A composite opens a half for each of its components where its element begins. The leaves below fill
+them, and where the element ends they are paired: no pair is ever of two elements.
+
+    for v1 in v0.get("component", ()):
+        h1 = {}
+        h2 = {}
+        ...
+        k += 1
+        if h1 and h2:
+            for (a, b), (c, d, e, f) in pairs(h1, h2, composite_rows):
+                composite_rows["component-code-value-quantity", k, a, b, c, d, e, f] = None
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from app.fhir.definitions import Definitions, Element
 from app.fhir.index.converters import Table
-from app.fhir.path import Binary, Call, Expression, Index, Member, TypeTest
+from app.fhir.path import Binary, Call, Expression, Index, Member, TypeTest, Unary, Variable
 from app.fhir.path import Literal as Constant
 
 # ------------------------------------------------------------------------------------ paths
@@ -32,11 +44,13 @@ from app.fhir.path import Literal as Constant
 class Step:
     """One move: to the children of a JSON name, past a test, or to a computed value.
 
-    `source` is Python over {v}, the value so far; `over` says what to do with its result.
+    `source` is Python over {v}, the value so far; `over` says what to do with its result. `choice`
+    is the name of the element of which this is one type, "" where there is no choice.
     """
 
     source: str
     over: Literal["each", "each primitive", "one", "if"]
+    choice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +66,25 @@ class Path:
     binding: str = ""
     only: str = ""
 
+    @property
+    def single(self) -> bool:
+        """Whether nothing on the way repeats."""
+        return all(step.over in ("one", "if") for step in self.steps)
+
+    def excludes(self, other: "Path") -> bool:
+        """Return whether no resource has values at both: they part at the types of one choice."""
+        pairs = zip(self.steps, other.steps, strict=False)
+        parting = next(((a, b) for a, b in pairs if a != b), None)
+        return parting is not None and parting[0].choice == parting[1].choice != ""
+
 
 def resolve(tree: Expression, kind: str, definitions: Definitions) -> list[Path]:
     """Return the paths that a search expression means for resources of type `kind`.
 
     What search parameters use is understood: members, unions, casts, an index, `where` with a
     simple test or `resolve() is T`, `extension`, and a test as the whole expression. Alternatives
-    that belong to other types give nothing. ValueError for anything else.
+    that belong to other types give nothing. `kind` may also be the type of an element, for the
+    component of a composite: then `%resource` is the resource. ValueError for anything else.
     https://hl7.org/fhir/R4/searchparameter.html#expression
     """
 
@@ -69,12 +95,16 @@ def resolve(tree: Expression, kind: str, definitions: Definitions) -> list[Path]
         case Member(None, name) if name in definitions.structures and name[0].isupper():
             known = name == kind or name in definitions.ancestors(kind)
             return [Path((), kind)] if known else []
+        case Variable("%resource"):
+            return [Path((Step("v0", "one"),), kind.partition(".")[0])]
         case Member(source, name):
             return [c for p in inside(source) for c in children(p, name, definitions)]
         case Binary("|", left, right):
             return inside(left) + inside(right)
         case TypeTest("as" | "ofType", source, named):
-            return [p for p in inside(source) if named in (p.type, *definitions.ancestors(p.type))]
+            # The types of FHIRPath itself: a composite says DateTime where it means dateTime
+            own = named if named in definitions.structures else named[0].lower() + named[1:]
+            return [p for p in inside(source) if own in (p.type, *definitions.ancestors(p.type))]
         case Index(source, Constant(int(at))):
             return [item(p, at) for p in inside(source)]
         case Call(source, "where", (TypeTest("is", Call(None, "resolve", ()), named),)):
@@ -117,7 +147,7 @@ def child(element: Element, datatype: str, definitions: Definitions) -> Step:
     """Return the step to an element; where there is a choice, to the one of this datatype."""
     name = element.name + (datatype[0].upper() + datatype[1:] if element.choice else "")
     if not element.many:
-        return Step(f"{{v}}.get({name!r})", "one")
+        return Step(f"{{v}}.get({name!r})", "one", element.name if element.choice else "")
     primitive = definitions.structures[datatype].kind == "primitive-type"
     return Step(f"{{v}}.get({name!r}, ())", "each primitive" if primitive else "each")
 
@@ -143,15 +173,27 @@ def test(tree: Expression, focus: str, definitions: Definitions) -> str:
             return any_of("is not None", source, focus, definitions)
         case Call(None, "hasExtension", (Constant(str(url)),)):
             return f"has_extension({{v}}, {url!r})"
-    raise ValueError(f"{tree} is more than a search expression may test")
+    raise ValueError(f"{named(tree)} is more than a search expression may test")
 
 
 def any_of(comparison: str, tree: Expression, focus: str, definitions: Definitions) -> str:
     """Return whether a comparison holds for one of the types of a single child, as Python."""
     paths = resolve(tree, focus, definitions)
     if not paths or any(len(p.steps) != 1 or p.steps[0].over != "one" for p in paths):
-        raise ValueError(f"{tree} is more than a search expression may test")
+        raise ValueError(f"{named(tree)} is more than a search expression may test")
     return "(" + " or ".join(f"{p.steps[0].source} {comparison}" for p in paths) + ")"
+
+
+def named(tree: Expression) -> str:
+    """Return what to call the outermost part of an expression that is not understood."""
+    match tree:
+        case Call(_, name, _):
+            return f"{name}()"
+        case Binary(operator) | Unary(operator) | TypeTest(operator):
+            return f"the operator {operator}"
+        case Member(_, name) | Variable(name):
+            return name
+    return f"this {type(tree).__name__.lower()}"
 
 
 # ------------------------------------------------------------------------ generated functions
@@ -159,20 +201,36 @@ def any_of(comparison: str, tree: Expression, focus: str, definitions: Definitio
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A parameter that ends here, and the call that makes its rows; "" where there are none."""
+    """What happens to a value: the call that makes rows of it, and what takes them.
 
-    code: str
-    call: str
-    table: Table = "token"
+    `call` is "" where there are none. `row` is Python that takes one, `columns` what it is made
+    of. `present` is the parameter that has a value here, "" where that does not count; `only` the
+    type that a reference must point at.
+    """
+
+    call: str = ""
+    row: str = ""
+    columns: str = ""
+    present: str = ""
     only: str = ""
 
 
 @dataclass(slots=True)
 class Node:
-    """The paths of all parameters of a type, laid over each other."""
+    """The paths of all parameters of a type, laid over each other.
+
+    `halves` are the names of what composites collect here, by what fills them; `pairs` the names
+    of composites by the halves that they pair.
+    """
 
     leaves: list[Leaf] = field(default_factory=list)
     next: dict[Step, "Node"] = field(default_factory=dict)
+    halves: dict[tuple[str, ...], str] = field(default_factory=dict)
+    pairs: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+
+    def depth(self) -> int:
+        """Return the number of steps to the deepest node."""
+        return max((1 + node.depth() for node in self.next.values()), default=0)
 
     def at(self, steps: Iterable[Step]) -> "Node":
         """Return the node that `steps` lead to, made where it was not there."""
@@ -182,8 +240,29 @@ class Node:
         return node
 
 
-TABLES: tuple[Table, ...] = ("token", "reference", "date", "quantity", "string", "uri")
-WIDTH = {"quantity": 4}  # columns of a row besides its parameter; the other tables have two
+TABLES: tuple[Table, ...] = (
+    *("token", "reference", "date", "quantity", "string", "uri", "composite", "position"),
+)
+COLUMNS: Mapping[Table, str] = {
+    **dict.fromkeys(TABLES, "a, b"),
+    "quantity": "a, b, c, d",
+    "position": "a, b, c",
+}
+
+# What the rows of a component become in a composite: two columns of its first half, four of others
+FIRST: Mapping[Table, str] = {
+    "token": "a, b",
+    "reference": "'', f'{a}/{b}' if a else b",
+    "uri": "'', a",
+}
+SECOND: Mapping[Table, str] = {
+    "token": "a, b, 0.0, 0.0",
+    "reference": "'', f'{a}/{b}' if a else b, 0.0, 0.0",
+    "date": "'', '', float(a), float(b)",
+    "quantity": "a, b, c, d",
+    "string": "'', a, 0.0, 0.0",
+    "uri": "'', a, 0.0, 0.0",
+}
 
 
 def function(root: Node) -> str:
@@ -193,15 +272,18 @@ def function(root: Node) -> str:
     """
     names = [f"{table}_rows" for table in TABLES] + ["present"]
     lines = ["def extract(v0):", f"    {', '.join(names)} = {', '.join('{}' for _ in names)}"]
+    lines += ["    k = 0", *opened(root, "    ")]
     for step, node in root.next.items():
         lines += ["    try:", *block(Node(next={step: node}), 0, "        ")]
         lines += ["    except BROKEN:", "        pass"]
+    lines += ["    k = 0", *paired(root, "    ")]
     return "\n".join([*lines, f"    return {', '.join(names)}\n"])
 
 
 def block(node: Node, depth: int, indent: str) -> Iterator[str]:
     """Yield the statements for a node whose value is the variable `v{depth}`."""
     value, deeper = f"v{depth}", f"v{depth + 1}"
+    yield from opened(node, indent)
     for call, leaves in grouped(node.leaves).items():
         yield from additions(leaves, call.replace("{v}", value), value, indent)
     for step, following in node.next.items():
@@ -220,6 +302,26 @@ def block(node: Node, depth: int, indent: str) -> Iterator[str]:
             yield f"{indent}{deeper} = {source}"
             yield f"{indent}if {deeper} is not None:"
             yield from block(following, depth + 1, indent + "    ")
+    if node.pairs:
+        yield f"{indent}k += 1"
+        yield from paired(node, indent)
+
+
+def opened(node: Node, indent: str) -> Iterator[str]:
+    """Yield the statements that begin the halves of composites."""
+    for half in node.halves.values():
+        yield f"{indent}{half} = {{}}"
+
+
+def paired(node: Node, indent: str) -> Iterator[str]:
+    """Yield the statements that pair the halves of one element, of which `k` is the number."""
+    for (first, second), names in node.pairs.items():
+        rows = "".join(f"composite_rows[{name!r}, k, a, b, c, d, e, f] = " for name in names)
+        here = "".join(f"present[{name.partition(':')[0]!r}] = " for name in names)
+        yield f"{indent}if {first} and {second}:"
+        yield f"{indent}    for (a, b), (c, d, e, f) in pairs({first}, {second}, composite_rows):"
+        yield f"{indent}        {rows}None"
+        yield f"{indent}    {here}None"
 
 
 def grouped(leaves: Iterable[Leaf]) -> dict[str, list[Leaf]]:
@@ -231,21 +333,23 @@ def grouped(leaves: Iterable[Leaf]) -> dict[str, list[Leaf]]:
 
 
 def additions(leaves: list[Leaf], call: str, value: str, indent: str) -> Iterator[str]:
-    """Yield the statements that add the rows of one call under the code of each parameter."""
-    table = leaves[0].table
-    columns = ", ".join("abcd"[: WIDTH.get(table, 2)])
-    by_type: dict[str, list[str]] = {}
+    """Yield the statements that give the rows of one call to each leaf."""
+    by_type: dict[str, list[Leaf]] = {}
     for leaf in leaves:
-        by_type.setdefault(leaf.only, []).append(leaf.code)
-    if "" in by_type:
-        yield indent + "".join(f"present[{code!r}] = " for code in by_type[""]) + "None"
+        by_type.setdefault(leaf.only, []).append(leaf)
+    if here := marks(by_type.get("", ())):
+        yield f"{indent}{here}None"
     if call:
-        yield f"{indent}for {columns} in {call}:"
-    for only, codes in sorted(by_type.items()):
-        rows = "".join(f"{table}_rows[{code!r}, {columns}] = " for code in codes)
+        yield f"{indent}for {leaves[0].columns} in {call}:"
+    for only, own in sorted(by_type.items()):
+        rows = "".join(f"{leaf.row} = " for leaf in own)
         if call and not only:
             yield f"{indent}    {rows}None"
         elif call:
-            here = "".join(f"present[{code!r}] = " for code in codes)
             yield f"{indent}    if (a or elsewhere({value}, base_url)) == {only!r}:"
-            yield f"{indent}        {rows}{here}None"
+            yield f"{indent}        {rows}{marks(own)}None"
+
+
+def marks(leaves: Iterable[Leaf]) -> str:
+    """Return the assignments that make the parameters of leaves present."""
+    return "".join(f"present[{leaf.present!r}] = " for leaf in leaves if leaf.present)

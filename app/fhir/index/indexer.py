@@ -8,12 +8,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, tzinfo
 from functools import lru_cache
+from itertools import combinations
 from typing import Any
 
 from app.fhir.definitions import Definitions, SearchParameter
 from app.fhir.index import converters
-from app.fhir.index.converters import CONVERTERS, Pair, Table
-from app.fhir.index.extraction import Leaf, Node, Path, children, function, resolve
+from app.fhir.index.converters import CONVERTERS, VARIANTS, VARIANTS_OF, Pair, Table, Variant
+from app.fhir.index.extraction import (
+    COLUMNS,
+    FIRST,
+    SECOND,
+    Leaf,
+    Node,
+    Path,
+    Step,
+    children,
+    function,
+    resolve,
+)
 from app.fhir.path import parse
 from app.fhir.values import ALWAYS, bounded, stored_code
 from app.fhir.wire import Resource
@@ -29,9 +41,11 @@ CLINICAL_DATES = (
     *("entered-date", "created", "timestamp", "issued", "birthdate"),
 )
 
-# Parameters without rows: columns of the resource table, and kinds that have rooms of their own
-COLUMNS = {"_id", "_lastUpdated"}
-ELSEWHERE = {"composite", "special"}
+# Elements on a path: Python has at most 20 loops in each other
+DEEPEST = 16
+
+# Parameters without rows: they are columns of the resource table
+IN_RESOURCE = {"_id", "_lastUpdated"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +55,12 @@ class Rows:
     The columns after the parameter's code: of a token its system and code; of a reference the type
     and id or, for a resource elsewhere, "" and the URL; of a date lo and hi, half-open; of a
     quantity or number its system, its unit, lo and hi, closed; of a string its folded and its
-    exact beginning; of a uri the URL and the version.
+    exact beginning; of a uri the URL and the version; of a position its z, x and y on the unit
+    sphere. A composite has the number of the element, then system and code of its first component,
+    then system, code, lo and hi of its second; what a component has none of is "" and 0.0.
+
+    Rows for a modifier stand under `code:text`, `code:identifier`, `code:of-type`; those of a
+    composite's first and third component under `code:3`.
 
     `present` names the parameters with any value, indexed or not. `patients` are the ids of the
     Patients whose compartment holds the resource, `compartments` the (type, id) of the others.
@@ -54,6 +73,8 @@ class Rows:
     quantity: tuple[tuple[str, str, str, float, float], ...]
     string: tuple[tuple[str, str, str], ...]
     uri: tuple[tuple[str, str, str], ...]
+    composite: tuple[tuple[str, int, str, str, str, str, float, float], ...]
+    position: tuple[tuple[str, float, float, float], ...]
     present: tuple[str, ...]
     patients: tuple[str, ...]
     compartments: tuple[tuple[str, str], ...]
@@ -64,14 +85,17 @@ class Rows:
 class ParameterRows:
     """Where the rows of a parameter are, for whoever writes a query over them.
 
-    `tables` is empty for a parameter without rows (`_id`, composites, special ones) and has two
-    entries where a reference may also be a canonical. `systems` are the systems that stand by
-    themselves for a code. `canonical` says that `|` parts a version from every URL.
+    `tables` is empty for a parameter without rows (`_id`, `_filter`) and has two entries where a
+    reference may also be a canonical. `systems` are the systems that stand by themselves for a
+    code. `canonical` says that `|` parts a version from every URL. `variants` are the modifiers
+    that have rows of their own. `single` says that no resource has two rows in the one table.
     """
 
     tables: tuple[Table, ...] = ()
     systems: frozenset[str] = frozenset()
     canonical: bool = False
+    variants: frozenset[Variant] = frozenset()
+    single: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +147,8 @@ class Indexer:
         """Return everything that the index holds of a resource; broken values are left out."""
         kind = resource["resourceType"]
         compiled = self.compiled.get(kind) or self.compile(kind)
-        tokens, references, dates, quantities, strings, uris, present = map(
-            tuple, compiled.extract(resource)
+        (tokens, references, dates, quantities, strings, uris, composites, positions, present) = (
+            map(tuple, compiled.extract(resource))
         )
         patients, others = compartments(compiled, resource.get("id", ""), references)
         return Rows(
@@ -134,6 +158,8 @@ class Indexer:
             quantity=quantities,
             string=strings,
             uri=uris,
+            composite=composites,
+            position=positions,
             present=present,
             patients=patients,
             compartments=others,
@@ -144,11 +170,27 @@ class Indexer:
         """Return, for every parameter of a type by code, where its rows are."""
         return (self.compiled.get(kind) or self.compile(kind)).parameters
 
+    def numbered(self, kind: str) -> tuple[str, ...]:
+        """Return the names under which a type may have rows: `code`, `code:text`, `code:3`.
+
+        By the search types alone, so that a server can start without compiling anything: some of
+        the variants never get a row.
+        """
+        return tuple(
+            name
+            for code, parameter in self.definitions.search_parameters[kind].items()
+            for name in (
+                code,
+                *(f"{code}:{variant}" for variant in VARIANTS_OF.get(parameter.type, ())),
+                *(f"{code}:{n}" for n in range(3, len(parameter.components) + 1)),
+            )
+        )
+
     def compile(self, kind: str) -> Extractor:
         """Return the extractor of a type, made and kept."""
         root = Node()
         parameters = {
-            code: self.place(parameter, kind, root)
+            code: (self.pair if parameter.components else self.place)(parameter, kind, root)
             for code, parameter in self.definitions.search_parameters[kind].items()
         }
         made: dict[str, Any] = {}
@@ -167,23 +209,116 @@ class Indexer:
         )
         return extractor
 
+    def understood(self, parameter: SearchParameter, kind: str) -> ParameterRows:
+        """Return where the rows of a parameter would be; ValueError says why there can be none."""
+        root = Node()
+        rows = (self.pair if parameter.components else self.place)(parameter, kind, root)
+        if root.depth() > DEEPEST:
+            raise ValueError(f"it is more than {DEEPEST} elements deep")
+        return rows
+
     def place(self, parameter: SearchParameter, kind: str, root: Node) -> ParameterRows:
         """Lay the paths of a parameter into the tree; return where its rows will be."""
         tables: dict[Table, None] = {}
         systems: set[str] = set()
         urls: set[str] = set()
+        variants: set[Variant] = set()
+        indexed: list[Path] = []
+        single = True
         for path in self.paths(parameter, kind):
-            leaf = Leaf(parameter.code, "", only=path.only)
+            leaf = Leaf(present=parameter.code, only=path.only)
             if found := CONVERTERS.get((parameter.type, path.type)):
-                table, call = found
+                columns = COLUMNS[found.table]
                 leaf = replace(
-                    leaf, table=table, call=call.replace("{systems}", f"implied[{path.binding!r}]")
+                    leaf,
+                    call=self.call(found.call, path),
+                    row=f"{found.table}_rows[{parameter.code!r}, {columns}]",
+                    columns=columns,
                 )
-                tables[table] = None
+                tables[found.table] = None
                 systems.update(system for system, _ in self.implied.get(path.binding, {}).values())
-                urls.update([path.type] if table == "uri" else ())
+                urls.update([path.type] if found.table == "uri" else ())
+                variants.update(self.vary(parameter, path, root))
+                indexed.append(path)
+                single &= found.single and path.single
             root.at(path.steps).leaves.append(leaf)
-        return ParameterRows(tuple(tables), frozenset(systems), urls == {"canonical"})
+            if (parameter.type, path.type) == ("reference", "canonical"):
+                # references.html#canonical: it may be the address at which a resource is kept
+                row = f"reference_rows[{parameter.code!r}, {COLUMNS['reference']}]"
+                call = "ours({v}, base_url, types)"
+                root.at(path.steps).leaves.append(Leaf(call, row, COLUMNS["reference"]))
+                tables["reference"] = None
+        single &= all(one.excludes(other) for one, other in combinations(indexed, 2))
+        return ParameterRows(
+            tuple(tables),
+            frozenset(systems),
+            canonical=urls == {"canonical"},
+            variants=frozenset(variants),
+            single=single and len(tables) == 1,
+        )
+
+    def vary(self, parameter: SearchParameter, path: Path, root: Node) -> Iterator[Variant]:
+        """Lay the ways from a value to what modifiers look at into the tree; yield those there are.
+
+        https://hl7.org/fhir/R4/search.html#modifiers
+        """
+        for search_type, datatype, variant, way, table, call in VARIANTS:
+            if (search_type, datatype) == (parameter.type, path.type):
+                row = f"{table}_rows['{parameter.code}:{variant}', {COLUMNS[table]}]"
+                leaf = Leaf(call, row, COLUMNS[table])
+                steps = path.steps
+                if path.only:
+                    test = f"{way!r} in {{v}} and elsewhere({{v}}, base_url) == {path.only!r}"
+                    steps = (*steps, Step(test, "if"))
+                for further in resolve(self.trees(way), path.type, self.definitions):
+                    root.at((*steps, *further.steps)).leaves.append(leaf)
+                yield variant
+
+    def pair(self, parameter: SearchParameter, kind: str, root: Node) -> ParameterRows:
+        """Lay the halves of a composite into the tree at each of its elements.
+
+        https://hl7.org/fhir/R4/search.html#composite
+        """
+        components = self.definitions.components(kind, parameter.code)
+        for path in self.paths(parameter, kind):
+            element = root.at(path.steps)
+            first, *others = (
+                self.half(component, expression, path, root, FIRST if n == 0 else SECOND)
+                for n, (component, expression) in enumerate(components)
+            )
+            for n, other in enumerate(others, 2):
+                name = parameter.code if n == 2 else f"{parameter.code}:{n}"
+                element.pairs.setdefault((first, other), []).append(name)
+        return ParameterRows(("composite",))
+
+    def half(
+        self,
+        component: SearchParameter,
+        expression: str,
+        path: Path,
+        root: Node,
+        columns: Mapping[Table, str],
+    ) -> str:
+        """Return the name of a half, filled by what a component has in the element at `path`."""
+        halves = root.at(path.steps).halves
+        filled_by = ("first" if columns is FIRST else "second", component.type, expression)
+        if filled_by in halves:
+            return halves[filled_by]
+        # A name for each half on the way to an element is enough: no two elements are open twice
+        halves[filled_by] = name = f"h{len(path.steps)}_{len(halves)}"
+        for further in resolve(self.trees(expression), path.type, self.definitions):
+            if found := CONVERTERS.get((component.type, further.type)):
+                leaf = Leaf(
+                    self.call(found.call, further),
+                    f"{name}[{columns[found.table]}]",
+                    COLUMNS[found.table],
+                )
+                root.at((*path.steps, *further.steps)).leaves.append(leaf)
+        return name
+
+    def call(self, call: str, path: Path) -> str:
+        """Return a converter's call with what the binding of a code implies."""
+        return call.replace("{systems}", f"implied[{path.binding!r}]")
 
     def paths(self, parameter: SearchParameter, kind: str) -> Iterator[Path]:
         """Yield the paths of a parameter to elements, with what its definition says besides.
@@ -191,7 +326,7 @@ class Indexer:
         A parameter that ends at an extension means what the extension holds; one that ends at a
         resource in place (Bundle.entry.resource) means one of its target type.
         """
-        if parameter.code in COLUMNS or parameter.type in ELSEWHERE or not parameter.expression:
+        if parameter.code in IN_RESOURCE or not parameter.expression:
             return
         for path in resolve(self.trees(parameter.expression), kind, self.definitions):
             if path.type == "Extension":
