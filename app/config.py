@@ -99,6 +99,13 @@ class Settings(BaseSettings):
     search_timeout_seconds: Annotated[
         float, Field(gt=0, le=3600, description="Time after which a search is given up: a 503")
     ] = 30.0
+    search_handling: Annotated[
+        Literal["strict", "lenient"],
+        Field(
+            description="An unknown search parameter, modifier or value is refused (`strict`) or"
+            " ignored with a warning (`lenient`) where a client does not say `Prefer: handling=`"
+        ),
+    ] = "strict"
     time_zone: Annotated[
         str,
         AfterValidator(known_zone),

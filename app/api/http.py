@@ -29,7 +29,10 @@ JSON_TYPES = frozenset({FHIR_JSON, "application/json"})
 ACCEPTABLE = JSON_TYPES | {"*/*", "application/*", "text/json", ""}
 FORMATS = JSON_TYPES | {"json", "text/json"}
 FORM = "application/x-www-form-urlencoded"
-PREFERENCES = ("minimal", "representation", "OperationOutcome")
+PREFERENCES = {
+    "return": ("minimal", "representation", "OperationOutcome"),
+    "handling": ("strict", "lenient"),
+}
 URL_LIMIT = 16 * 1024
 
 
@@ -76,7 +79,7 @@ class Endpoint:
         if len(query) + len(scope["path"]) > URL_LIMIT:
             raise refused("too-long", "The URL is too long; POST to _search instead", status=414)
         method, path = scope["method"], scope["path"][len(self.prefix) :].strip("/")
-        found, type, id, version = route(method, path, server.definitions.type_numbers)
+        found, type, id, version, within = route(method, path, server.definitions.type_numbers)
         pairs = parse_query(query.decode("ascii", "replace")) if query else ()
         body = b""
         if method == "POST" or method == "PUT":
@@ -91,13 +94,15 @@ class Endpoint:
             type=type,
             id=id,
             version=version,
+            within=within,
             pairs=pairs,
             body=body,
             if_match=headers.get("if-match", ""),
             if_none_match=headers.get("if-none-match", ""),
             if_modified_since=_moment(headers.get("if-modified-since")),
             if_none_exist=headers.get("if-none-exist", ""),
-            prefer=_preference(headers.get("prefer", "")),
+            prefer=_preference(headers.get("prefer", ""), "return"),
+            handling=_preference(headers.get("prefer", ""), "handling"),
             url=path,
         )
 
@@ -180,12 +185,13 @@ def _moment(header: str | None) -> int | None:
         return None  # RFC 9110, 13.1.3: a recipient must ignore it
 
 
-def _preference(header: str) -> str:
-    """Return what `Prefer: return=` asks for, "" for nothing or something unknown (RFC 7240)."""
+def _preference(header: str, wanted: str) -> str:
+    """Return what `Prefer` asks for, "" for nothing or something unknown (RFC 7240)."""
     for part in header.split(","):
-        name, _, value = part.partition(";")[0].partition("=")
-        if name.strip().lower() == "return" and value.strip(' "') in PREFERENCES:
-            return value.strip(' "')
+        for one in part.split(";"):
+            name, _, value = one.partition("=")
+            if name.strip().lower() == wanted and value.strip(' "') in PREFERENCES[wanted]:
+                return value.strip(' "')
     return ""
 
 

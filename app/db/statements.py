@@ -20,6 +20,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 Row = Sequence[Any]
 Dialect = Literal["sqlite", "postgresql"]
 REVISION = "SELECT version_num FROM alembic_version"
+DEFINITIONS = "SELECT number FROM definitions_version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,115 @@ def _among_sqlite(element: among, compiler: SQLCompiler, **kw: Any) -> str:
     text = sa.bindparam(element.name, type_=sa.Text())
     column = compiler.process(element.column, **kw)
     return f"{column} IN (SELECT value FROM json_each({compiler.process(text, **kw)}))"
+
+
+class contains(sa.ColumnElement[bool]):
+    """`column` has the text `part` somewhere in it; both as they are, without wildcards."""
+
+    inherit_cache = True
+    type = sa.Boolean()
+    _is_implicitly_boolean = True
+
+    def __init__(self, column: sa.ColumnElement[Any], part: sa.ColumnElement[Any]) -> None:
+        self.column = column
+        self.part = part
+
+
+@compiles(contains, "postgresql")
+def _contains_postgresql(element: contains, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(
+        sa.func.strpos(element.column, element.part) > sa.literal_column("0"), **kw
+    )
+
+
+@compiles(contains, "sqlite")
+def _contains_sqlite(element: contains, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(
+        sa.func.instr(element.column, element.part) > sa.literal_column("0"), **kw
+    )
+
+
+class ends_with(contains):
+    """`column` ends with the text `part`."""
+
+    inherit_cache = True
+
+
+@compiles(ends_with)
+def _ends_with(element: ends_with, compiler: SQLCompiler, **kw: Any) -> str:
+    length = sa.func.length
+    start = length(element.column) - length(element.part) + 1
+    same = sa.func.substr(element.column, start) == element.part
+    long_enough = length(element.column) >= length(element.part)
+    return compiler.process(sa.and_(long_enough, same), **kw)
+
+
+class unindexed(sa.ColumnElement[Any]):
+    """A column that SQLite must not look up by; its planner takes the widest index otherwise."""
+
+    inherit_cache = True
+
+    def __init__(self, column: sa.ColumnElement[Any]) -> None:
+        self.column = column
+        self.type = column.type
+
+
+@compiles(unindexed)
+def _unindexed(element: unindexed, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(element.column, **kw)
+
+
+@compiles(unindexed, "sqlite")
+def _unindexed_sqlite(element: unindexed, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"+{compiler.process(element.column, **kw)}"
+
+
+class grouped(sa.ColumnElement[bool]):
+    """A condition in parentheses that stay, where SQLAlchemy would join it with its neighbours."""
+
+    inherit_cache = True
+    type = sa.Boolean()
+    _is_implicitly_boolean = True
+
+    def __init__(self, clause: sa.ColumnElement[bool]) -> None:
+        self.clause = clause
+
+
+@compiles(grouped)
+def _grouped(element: grouped, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"({compiler.process(element.clause, **kw)})"
+
+
+class horizon(sa.ColumnElement[str]):
+    """Which transactions the statement sees, as a text that `sees` understands."""
+
+    inherit_cache = True
+    type = sa.Text()
+
+
+@compiles(horizon, "postgresql")
+def _horizon_postgresql(_: horizon, compiler: SQLCompiler, **kw: Any) -> str:
+    del compiler, kw
+    return "pg_current_snapshot()::text"
+
+
+@compiles(horizon, "sqlite")
+def _horizon_sqlite(_: horizon, compiler: SQLCompiler, **kw: Any) -> str:
+    del compiler, kw
+    return "(SELECT CAST(max(xid) AS TEXT) FROM resource_version)"
+
+
+def sees(horizon: str, xid: int) -> bool:
+    """Return whether a statement with this horizon saw what a transaction wrote.
+
+    On PostgreSQL it is `xmin:xmax:xip`; on SQLite, where transactions commit in order, the last.
+    https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-PG-SNAPSHOT
+    """
+    first, _, rest = horizon.partition(":")
+    if not rest:
+        return xid <= int(first)
+    last, _, running = rest.partition(":")
+    return xid < int(first) or (xid < int(last) and str(xid) not in running.split(","))
 
 
 _DIALECTS: dict[Dialect, Any] = {

@@ -17,14 +17,23 @@ Right = Literal["create", "read", "update", "delete", "search"]
 
 @dataclass(frozen=True)
 class Policy:
-    """What may be seen: the tree of a (type, right), else `otherwise`.
+    """What may be seen: the tree of a (type, right), else `otherwise`, less what is masked.
 
     What the tree does not find does not exist for the caller: it is no 403 but a 404, and it is
-    missing from totals, pages and history.
+    missing from totals, pages and history. `mask` names, for each type, the paths of elements
+    (`Patient.birthDate`) that the caller does not get; a search parameter that reads one does not
+    exist for the caller either.
     """
 
     trees: Mapping[tuple[str, Right], Query] = field(default_factory=dict)
     otherwise: Query = field(default_factory=All)
+    mask: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    @cached_property
+    def open(self) -> bool:
+        """Whether nothing at all is hidden from the caller."""
+        trees = (*self.trees.values(), self.otherwise)
+        return not self.mask and all(isinstance(tree, All) for tree in trees)
 
     def of(self, type: str, right: Right) -> Query:
         """Return the tree that resources of `type` must satisfy under `right`."""
@@ -34,7 +43,8 @@ class Policy:
     def digest(self) -> str:
         """Return a short text that differs between policies: a cursor is bound to it."""
         rows = sorted((*key, repr(tree)) for key, tree in self.trees.items())
-        return sha256(repr((rows, self.otherwise)).encode()).hexdigest()[:16]
+        masks = sorted((type, sorted(paths)) for type, paths in self.mask.items())
+        return sha256(repr((rows, self.otherwise, masks)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,13 +93,14 @@ def _entry(place: str, cut: bytes, definitions: Definitions, base_url: str) -> E
         raise refused("required", "An entry needs a request with method and url", "request", 400)
     full_url = value(parts, "fullUrl") or ""
     path, _, query = url.removeprefix(base_url).lstrip("/").partition("?")
-    found, type, id, version = route(method, path, definitions.type_numbers)
+    found, type, id, version, within = route(method, path, definitions.type_numbers)
     _check_request(found, query, parts)
     interaction = Interaction(
         code=found.code,
         type=type,
         id=id,
         version=version,
+        within=within,
         pairs=parse_query(query),
         body=bytes(parts.get("resource", b"")),
         if_match=str(asked.get("ifMatch", "")),
@@ -257,29 +258,47 @@ def _bundle(kind: str, parts: Iterable[tuple[str, bytes]], entries: Sequence[byt
     return join([("resourceType", b'"Bundle"'), ("type", _quoted(kind)), *parts, *rows])
 
 
-def page_links(url: str, applied: str, cursor: str) -> list[tuple[str, str]]:
-    """Return the self link, and the next link where there is a cursor; `applied` is a query."""
-    links = [("self", f"{url}?{applied}" if applied else url)]
-    if cursor:
-        links.append(("next", f"{url}?{applied}{'&' if applied else ''}_cursor={cursor}"))
-    return links
+def page_links(url: str, applied: str, here: str, following: str) -> list[tuple[str, str]]:
+    """Return the links of a page: self, first, and next where there is more.
+
+    `applied` is the query that took effect; `here` and `following` are cursors, "" for none.
+    """
+
+    def at(cursor: str) -> str:
+        query = "&".join(part for part in (applied, cursor and f"_cursor={cursor}") if part)
+        return f"{url}?{query}" if query else url
+
+    links = [("self", at(here)), ("first", at(""))]
+    return [*links, ("next", at(following))] if following else links
+
+
+Shown = tuple[str, str, bytes]
 
 
 def searchset(
     base_url: str,
-    type: str,
-    entries: Iterable[tuple[str, bytes]],
+    entries: Iterable[Shown],
+    included: Iterable[Shown],
     links: Sequence[tuple[str, str]],
     total: int | None,
+    outcome: Resource | None = None,
 ) -> bytes:
-    """Return a searchset of stored bytes (search.html#response); no `total` where it is None."""
-    prefix = f'{{"fullUrl":"{base_url}/{type}/'.encode()
-    rows = [
-        b'%b%b","resource":%b,"search":{"mode":"match"}}' % (prefix, id.encode(), body)
-        for id, body in entries
-    ]
+    """Return a searchset of stored bytes (search.html#response); no `total` where it is None.
+
+    Entries are (type, id, body). An `outcome` is the last entry, of mode outcome.
+    """
+    rows = [_found(base_url, entry, b"match") for entry in entries]
+    rows += [_found(base_url, entry, b"include") for entry in included]
+    if outcome is not None:
+        rows.append(b'{"resource":%b,"search":{"mode":"outcome"}}' % encode(outcome))
     known = [("total", b"%d" % total)] if total is not None else []
     return _bundle("searchset", [*known, ("link", _links(links))], rows)
+
+
+def _found(base_url: str, entry: Shown, mode: bytes) -> bytes:
+    type, id, body = entry
+    url = f"{base_url}/{type}/{id}".encode()
+    return b'{"fullUrl":"%b","resource":%b,"search":{"mode":"%b"}}' % (url, body, mode)
 
 
 # bundle.html#history: the request that made a version, and the status of its answer

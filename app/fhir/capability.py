@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from app.fhir.definitions import SearchParameter
-from app.fhir.interaction import ROUTES, Route
+from app.fhir.interaction import COMPARTMENTS, ROUTES, Route
 from app.fhir.query import COLUMNS, Language
 from app.fhir.wire import Resource, encode
 
@@ -22,13 +22,32 @@ PROFILE = "http://hl7.org/fhir/StructureDefinition/"
 # The types that come first wherever all types are listed for people
 FIRST = ("Patient", "CarePlan", "Encounter", "MedicationRequest")
 
+# search.html#errors: a server SHOULD ignore what it does not know. Then a misspelt parameter
+# answers with the whole table: docs/decisions.md says why ours refuses
+HANDLING = {
+    False: "An unknown or unsupported search parameter, modifier or value is refused with a 400,"
+    " unless the request says Prefer: handling=lenient: then it is ignored with a warning.",
+    True: "An unknown or unsupported search parameter, modifier or value is ignored with a warning,"
+    " unless the request says Prefer: handling=strict: then it is refused with a 400.",
+}
+ORDER = (
+    "Without _sort, what is searched by a date comes newest date first, everything else newest"
+    " created first. Missing values are last in either direction."
+)
+
 # http.html: the one interaction code that stands for two
 SYSTEM_CODES = {"batch": ("transaction", "batch")}
 
 
-def statement(language: Language, software: str, started: str) -> bytes:
-    """Return the CapabilityStatement of a server that started at `started` (an instant)."""
+def statement(
+    language: Language, software: str, started: str, building: Mapping[tuple[str, str], int]
+) -> bytes:
+    """Return the CapabilityStatement of a server that started at `started` (an instant).
+
+    `building` says of (type, code) how many percent of the resources are indexed by it so far.
+    """
     definitions = language.definitions
+    referrers = _referrers(language)
     resource: Resource = {
         "resourceType": "CapabilityStatement",
         "id": "milepost",
@@ -46,15 +65,17 @@ def statement(language: Language, software: str, started: str) -> bytes:
         "rest": [
             {
                 "mode": "server",
-                "documentation": "An unknown or unsupported parameter, modifier or value is refused"
-                " with a 400, never ignored. Pages are in descending order of creation.",
+                "documentation": f"{HANDLING[language.lenient]} {ORDER}",
                 "security": {"description": "This version asks for no credentials."},
-                "resource": [_resource(language, type) for type in definitions.resource_types],
-                "interaction": [
-                    {"code": code}
-                    for route in ROUTES
-                    if route.level == "system" and route.code != "capabilities"
-                    for code in SYSTEM_CODES.get(route.code, (route.code,))
+                "resource": [
+                    _resource(language, type, building, referrers[type])
+                    for type in definitions.resource_types
+                ],
+                "interaction": [{"code": code} for code in _system_codes()],
+                "searchParam": [_parameter(p, None) for p in _common(language)],
+                "compartment": [
+                    f"http://hl7.org/fhir/CompartmentDefinition/{type.lower()}"
+                    for type in COMPARTMENTS
                 ],
             }
         ],
@@ -62,7 +83,14 @@ def statement(language: Language, software: str, started: str) -> bytes:
     return encode(resource)
 
 
-def _resource(language: Language, type: str) -> Json:
+def _system_codes() -> list[str]:
+    routes = [r.code for r in ROUTES if r.level == "system" and r.code != "capabilities"]
+    return list(dict.fromkeys(code for one in routes for code in SYSTEM_CODES.get(one, (one,))))
+
+
+def _resource(
+    language: Language, type: str, building: Mapping[tuple[str, str], int], referrers: list[str]
+) -> Json:
     codes = dict.fromkeys(r.code for r in ROUTES if r.level in ("type", "instance"))
     return {
         "type": type,
@@ -76,8 +104,36 @@ def _resource(language: Language, type: str) -> Json:
         "conditionalUpdate": False,
         "conditionalDelete": "not-supported",
         "referencePolicy": ["literal", "logical", "local"],
-        "searchParam": [_parameter(parameter) for parameter in _supported(language, type)],
+        "searchInclude": ["*", *_references(language, type)],
+        "searchRevInclude": referrers,
+        "searchParam": [
+            _parameter(parameter, building.get((type, parameter.code)))
+            for parameter in _supported(language, type)
+        ],
     }
+
+
+def _references(language: Language, type: str) -> list[str]:
+    """Return what `_include` may name of a type."""
+    return [f"{type}:{p.code}" for p in _supported(language, type) if p.type == "reference"]
+
+
+def _referrers(language: Language) -> dict[str, list[str]]:
+    """Return what `_revinclude` may name for each type."""
+    definitions = language.definitions
+    found: dict[str, list[str]] = {type: [] for type in definitions.resource_types}
+    for source in definitions.resource_types:
+        for name in _references(language, source):
+            for target in definitions.targets(source, name.partition(":")[2]) or found:
+                found[target].append(name)
+    return found
+
+
+def _common(language: Language) -> list[SearchParameter]:
+    """Return the parameters that every type has."""
+    each = [set(language.supported(type)) for type in language.definitions.resource_types]
+    known = language.definitions.search_parameters[language.definitions.resource_types[0]]
+    return [known[code] for code in sorted(set.intersection(*each))]
 
 
 def _supported(language: Language, type: str) -> Iterator[SearchParameter]:
@@ -85,8 +141,11 @@ def _supported(language: Language, type: str) -> Iterator[SearchParameter]:
     return (known[code] for code in sorted(language.supported(type)))
 
 
-def _parameter(parameter: SearchParameter) -> Json:
-    return {"name": parameter.code, "definition": parameter.url, "type": parameter.type}
+def _parameter(parameter: SearchParameter, percent: int | None) -> Json:
+    row = {"name": parameter.code, "definition": parameter.url, "type": parameter.type}
+    if percent is not None:
+        row["documentation"] = f"Is being built: {percent} % of the resources can be found by it"
+    return row
 
 
 # --- OpenAPI -----------------------------------------------------------------------------------
@@ -127,7 +186,9 @@ SUMMARIES = {
     "capabilities": "What the server can do",
     "batch": "Process a batch or a transaction",
     "history-system": "List the versions of all resources, newest first",
+    "search-system": "Search all types, or those of _type",
     "search-type": "Search",
+    "search-compartment": "Search a compartment; the type may be *",
     "create": "Create a resource under a new id",
     "history-type": "List the versions of all resources of the type, newest first",
     "read": "Read the current version",
@@ -166,14 +227,20 @@ def openapi(language: Language, prefix: str) -> dict[str, Json]:
     paths: dict[str, Json] = {}
     for type in FIRST:
         for route in ROUTES:
-            if route.level != "system":
+            if route.level in ("type", "instance"):
                 path = f"{prefix}/{route.path.replace('[type]', type)}"
                 _add(paths, path, route, type, _search_parameters(language, type))
     others = [type for type in definitions.resource_types if type not in FIRST]
     kind = _placeholder("type", {"type": "string", "enum": others})
     for route in ROUTES:
-        if route.level != "system":
+        if route.level in ("type", "instance"):
             _add(paths, f"{prefix}/{route.path}", route, "Other types", [kind])
+    center = _placeholder("compartment", {"type": "string", "enum": list(COMPARTMENTS)})
+    searched = {"type": "string", "enum": ["*", *definitions.resource_types]}
+    for route in ROUTES:
+        if route.level == "compartment":
+            more = [center, _placeholder("type", searched)] if "[type]" in route.path else [center]
+            _add(paths, f"{prefix}/{route.path}", route, "Compartments", more)
     for route in ROUTES:
         if route.level == "system":
             _add(paths, f"{prefix}/{route.path}".rstrip("/"), route, "System", [])
@@ -193,13 +260,18 @@ def _add(paths: dict[str, Json], path: str, route: Route, tag: str, more: list[J
     operation: Json = {
         "tags": [tag],
         "summary": SUMMARIES[route.code],
-        "operationId": f"{route.code}-{route.method}-{tag}".lower().replace(" ", "-"),
+        "operationId": _operation_id(route, tag),
         "parameters": parameters,
         "responses": _responses(route),
     }
     if body := _body(route, tag):
         operation["requestBody"] = body
     paths.setdefault(path.replace("[", "{").replace("]", "}"), {})[route.method.lower()] = operation
+
+
+def _operation_id(route: Route, tag: str) -> str:
+    every = "-all" if route.level == "compartment" and "[type]" not in route.path else ""
+    return f"{route.code}{every}-{route.method}-{tag}".lower().replace(" ", "-")
 
 
 def _placeholder(name: str, schema: Json) -> Json:

@@ -9,6 +9,7 @@ CapabilityStatement and the OpenAPI pages are written from it.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from app.fhir.errors import FhirError, Issue, refused
@@ -38,6 +39,8 @@ ROUTES = (
     Route("capabilities", "GET", "metadata", "system"),
     Route("batch", "POST", "", "system", writes=True),
     Route("history-system", "GET", "_history", "system"),
+    Route("search-system", "GET", "", "system"),
+    Route("search-system", "POST", "_search", "system"),
     Route("search-type", "GET", "[type]", "type"),
     Route("search-type", "POST", "[type]/_search", "type"),
     Route("create", "POST", "[type]", "type", writes=True),
@@ -47,7 +50,13 @@ ROUTES = (
     Route("delete", "DELETE", "[type]/[id]", "instance", writes=True),
     Route("history-instance", "GET", "[type]/[id]/_history", "instance"),
     Route("vread", "GET", "[type]/[id]/_history/[vid]", "instance"),
+    Route("search-compartment", "GET", "[compartment]/[id]/[type]", "compartment"),
+    Route("search-compartment", "POST", "[compartment]/[id]/[type]/_search", "compartment"),
+    Route("search-compartment", "POST", "[compartment]/[id]/_search", "compartment"),
 )
+
+# compartmentdefinition.html: the types whose compartments R4 defines
+COMPARTMENTS = ("Device", "Encounter", "Patient", "Practitioner", "RelatedPerson")
 
 # The words that stand for themselves in a path; any other segment is a type, an id or a version
 WORDS = frozenset(
@@ -66,14 +75,17 @@ _BY_SHAPE = {
 class Interaction:
     """One request: what is to be done, to what, with which parameters, body and conditions.
 
-    `if_modified_since` is in microseconds; `prefer` is what `Prefer: return=` asked for.
-    `url` is what the client wrote, for messages.
+    `within` is the type of the compartment that is searched, `id` its centre, and `type` what is
+    searched in it ("" for all). `if_modified_since` is in microseconds; `prefer` is what `Prefer:
+    return=` asked for, `handling` what `Prefer: handling=` did. `url` is what the client wrote, for
+    messages.
     """
 
     code: str
     type: str = ""
     id: str = ""
     version: str = ""
+    within: str = ""
     pairs: Pairs = ()
     body: bytes = b""
     if_match: str = ""
@@ -81,6 +93,7 @@ class Interaction:
     if_modified_since: int | None = None
     if_none_exist: str = ""
     prefer: str = ""
+    handling: str = ""
     url: str = ""
 
 
@@ -100,8 +113,18 @@ class Reply:
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
-def route(method: str, path: str, types: Mapping[str, int]) -> tuple[Route, str, str, str]:
-    """Return the route of `path` (relative to the base), and the type, id and version in it.
+class Place(NamedTuple):
+    """What a path names: the route, and the parts that the interaction has of the same name."""
+
+    route: Route
+    type: str = ""
+    id: str = ""
+    version: str = ""
+    within: str = ""
+
+
+def route(method: str, path: str, types: Mapping[str, int]) -> Place:
+    """Return what `path` (relative to the base) names under a method.
 
     Raises 404 for an unknown type or path, 405 for a method that the path does not take, and 400
     for an id that is none (datatypes.html#id).
@@ -109,13 +132,16 @@ def route(method: str, path: str, types: Mapping[str, int]) -> tuple[Route, str,
     parts = path.strip("/").split("/") if path.strip("/") else []
     shape = tuple(part if part in WORDS else "" for part in parts)
     found = _BY_SHAPE.get((method, shape))
+    if shape[:3] == ("", "", "") and parts[2] != "*" and parts[2] not in types:
+        text = f"There is no interaction at /{'/'.join(parts[:3])[:200]}"
+        raise refused("not-found", text)
     if found is None:
         allowed = ", ".join(sorted(m for m, s in _BY_SHAPE if s == shape))
         if allowed:
             text = f"{method} is not supported here; this address takes {allowed}"
             raise FhirError([Issue("error", "not-supported", text)], 405, {"Allow": allowed})
         raise refused("not-found", f"There is no interaction at /{path[:200]}")
-    type, id, version = (*(part for part in parts if part not in WORDS), "", "", "")[:3]
+    type, id, third = (*(part for part in parts if part not in WORDS), "", "", "")[:3]
     if type and type not in types:
         raise refused("not-found", f"{type[:64]!r} is not an R4 resource type")
     if id.startswith("$"):
@@ -123,7 +149,12 @@ def route(method: str, path: str, types: Mapping[str, int]) -> tuple[Route, str,
     if id and not ID.fullmatch(id):
         text = "An id is 1 to 64 characters of A-Z a-z 0-9 - ."
         raise refused("value", text, f"{type}.id", status=400)
-    return found, type, id, version
+    if found.code != "search-compartment":
+        return Place(found, type, id, third)
+    if type not in COMPARTMENTS:
+        text = f"{type} has no compartment; these have: {', '.join(COMPARTMENTS)}"
+        raise refused("not-found", text)
+    return Place(found, third.replace("*", ""), id, "", type)
 
 
 def parse_query(text: str) -> Pairs:

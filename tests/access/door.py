@@ -18,6 +18,8 @@ TABLES = {
     "index_quantity": "",
     "index_string": "",
     "index_uri": "",
+    "index_composite": "",
+    "index_position": "",
     "compartment": "",
 }
 
@@ -38,12 +40,13 @@ class Door:
     ) -> Reply:
         """Return the reply to `method url`; conditions are fields of an Interaction."""
         path, _, query = url.removeprefix(self.server.base_url).partition("?")
-        found, type, id, version = route(method, path, self.server.definitions.type_numbers)
+        place = route(method, path, self.server.definitions.type_numbers)
         asked = Interaction(
-            code=found.code,
-            type=type,
-            id=id,
-            version=version,
+            code=place.route.code,
+            type=place.type,
+            id=place.id,
+            version=place.version,
+            within=place.within,
             pairs=parse_query(query),
             body=json.dumps(body).encode() if body is not None else b"",
             url=path,

@@ -81,7 +81,8 @@ async def searching_by_patient(door: Door) -> set[str]:
     seen = {name for name in named(await door.get("Patient")) if name in NAMES}
     for t in ("Observation", "Appointment"):
         seen |= await walk(door, f"{t}?patient=Patient/ada,Patient/bob")
-    return seen
+    items = ",".join(name for name in NAMES if not name.startswith("List/"))
+    return seen | await walk(door, f"List?item={items}")
 
 
 async def searching_by_code(door: Door) -> set[str]:
@@ -90,8 +91,18 @@ async def searching_by_code(door: Door) -> set[str]:
         "Patient": "name=marsh",
         "Observation": "code=44261-6&date=2026&value-quantity=gt10",
         "Appointment": "status=proposed",
+        "List": "status=current",
     }
     return {name for t in TYPES for name in await walk(door, f"{t}?{queries[t]}")}
+
+
+def searching_all(query: str) -> Way:
+    """Return the way of searching all types at once with `query`."""
+
+    async def search(door: Door) -> set[str]:
+        return await walk(door, f"?{query}")
+
+    return search
 
 
 async def getting_in_a_batch(door: Door) -> set[str]:
@@ -174,6 +185,20 @@ WAYS: Mapping[str, Way] = {
     "search by _lastUpdated": searching("_lastUpdated=gt1990"),
     "search by reference": searching_by_patient,
     "search by what all have": searching_by_code,
+    "search by what none has": searching("_id:not=nobody&_tag:not=nothing"),
+    "search sorted by what all have": searching("_sort=-_lastUpdated,_id&_count=1"),
+    "search sorted by what some have": searching("_sort=_tag,-_security&_count=2"),
+    "search with what it refers to": searching("_include=*&_include:iterate=*"),
+    "search with what refers to it": searching(
+        "_revinclude=Observation:subject&_revinclude=Appointment:actor&_revinclude=List:item"
+        "&_revinclude:iterate=Observation:subject&_revinclude:iterate=List:item"
+    ),
+    "search with exact totals": searching("_total=accurate&_count=1"),
+    "search of all types": searching_all("_lastUpdated=gt1990"),
+    "search of some types": searching_all(f"_type={','.join(TYPES)}"),
+    "search of all types, sorted": searching_all(
+        f"_type={','.join(TYPES)}&_sort=-_lastUpdated&_count=2"
+    ),
     "read in a batch": getting_in_a_batch,
     "read in a transaction": getting_in_a_transaction,
     "search in a transaction": searching_in_a_transaction,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.fhir.access import Policy, Right
-from app.fhir.query import All, And, Match, Member, Not, Nothing, Or, Query
+from app.fhir.query import All, And, Chain, Has, Match, Member, Not, Nothing, Or, Query
 from app.fhir.values import Token
 from tests.support.resources import observation, patient, reference, resource
 
@@ -20,6 +20,13 @@ def appointment(id: str, *patients: str) -> dict[str, Any]:
     return resource("Appointment", {"id": id, "status": "proposed", "participant": parts}, {})
 
 
+def listing(id: str, *names: str, **changes: Any) -> dict[str, Any]:
+    """Return a List of these resources."""
+    entries = [{"item": reference(name)} for name in names]
+    made = {"id": id, "status": "current", "mode": "working", "entry": entries}
+    return resource("List", made, changes)
+
+
 WORLD = [
     patient(id="ada", meta={"tag": [SHOWN]}),
     patient(id="bob", gender="male"),
@@ -33,11 +40,37 @@ WORLD = [
     ),
     appointment("shared", "ada", "bob"),
     appointment("bob-only", "bob"),
+    listing(
+        "open",
+        "Patient/ada",
+        "Observation/ada-open",
+        "Observation/bob-secret",
+        "Appointment/shared",
+    ),
+    listing(
+        "secret",
+        *("Observation/ada-secret", "Observation/bob-open", "Appointment/bob-only", "List/open"),
+        meta={"security": [RESTRICTED]},
+    ),
 ]
 NAMES = [f"{r['resourceType']}/{r['id']}" for r in WORLD]
 TYPES = sorted({name.split("/")[0] for name in NAMES})
 RIGHTS: tuple[Right, ...] = ("create", "read", "update", "delete", "search")
 
+
+def references(value: Any) -> set[str]:
+    """Return what the References in a part of a resource name."""
+    if isinstance(value, list):
+        return set().union(*map(references, value))
+    if not isinstance(value, dict):
+        return set()
+    own = {value["reference"]} if "reference" in value else set()
+    return own.union(*map(references, value.values()))
+
+
+REFERS = {f"{r['resourceType']}/{r['id']}": references(r) for r in WORLD}
+
+FEMALE = Match("gender", "token", (Token(None, "female"),))
 RESTRICTED_ONES = Match("_security", "token", (Token(RESTRICTED["system"], "R"),))
 SHOWN_ONES = Match("_tag", "token", (Token(SHOWN["system"], "shown"),))
 OWN = Member("Patient", "ada")
@@ -58,7 +91,7 @@ POLICIES: dict[str, tuple[Policy, set[str]]] = {
     ),
     "not": (
         Policy(otherwise=Not(RESTRICTED_ONES)),
-        set(NAMES) - {"Observation/ada-secret", "Observation/bob-secret"},
+        set(NAMES) - {"Observation/ada-secret", "Observation/bob-secret", "List/secret"},
     ),
     "member": (
         Policy(otherwise=OWN),
@@ -70,11 +103,14 @@ POLICIES: dict[str, tuple[Policy, set[str]]] = {
     ),
     "or": (
         Policy(otherwise=Or((OWN, Not(RESTRICTED_ONES)))),
-        set(NAMES) - {"Observation/bob-secret"},
+        set(NAMES) - {"Observation/bob-secret", "List/secret"},
     ),
     "not a member": (
         Policy(otherwise=Not(OWN)),
-        {"Patient/bob", "Observation/bob-open", "Observation/bob-secret", "Appointment/bob-only"},
+        {
+            *("Patient/bob", "Observation/bob-open", "Observation/bob-secret"),
+            *("Appointment/bob-only", "List/open", "List/secret"),
+        },
     ),
     "not a member of what is not there": (
         Policy(otherwise=Not(Member("Patient", "nobody"))),
@@ -101,5 +137,40 @@ POLICIES: dict[str, tuple[Policy, set[str]]] = {
     "ids": (
         where(Observation=Match("_id", "token", ("bob-open", "ada-secret"))),
         {"Observation/bob-open", "Observation/ada-secret"},
+    ),
+    # a policy looks at what its caller may not see
+    "chain": (
+        where(Observation=Chain("patient", "Patient", FEMALE)),
+        {"Observation/ada-open", "Observation/ada-secret"},
+    ),
+    "chain of two": (
+        where(
+            List=Chain("item", "Observation", Chain("patient", "Patient", FEMALE)),
+            Patient=Not(FEMALE),
+        ),
+        {"List/open", "List/secret", "Patient/bob"},
+    ),
+    "has": (
+        where(Patient=Has("Observation", "patient", And((SHOWN_ONES, Not(RESTRICTED_ONES))))),
+        {"Patient/ada"},
+    ),
+    "has not": (
+        where(
+            Observation=Not(Has("List", "item", RESTRICTED_ONES)),
+            Appointment=Has("List", "item", Not(RESTRICTED_ONES)),
+        ),
+        {"Observation/ada-open", "Observation/bob-secret", "Appointment/shared"},
+    ),
+    "what is at both ends": (
+        where(List=All(), Patient=All()),
+        {"List/open", "List/secret", "Patient/ada", "Patient/bob"},
+    ),
+    "what is between": (
+        where(Observation=Not(RESTRICTED_ONES)),
+        {"Observation/ada-open", "Observation/bob-open"},
+    ),
+    "a part of each": (
+        Policy(mask={"Patient": frozenset({"Patient.birthDate"})}),
+        set(NAMES),
     ),
 }

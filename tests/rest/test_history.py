@@ -281,7 +281,7 @@ async def test_a_history_refuses_parameters_and_values_that_it_does_not_know(
 ) -> None:
     await client.put("/Patient/a", json=patient(id="a"))
     queries = [
-        "_at=2020", "_sort=-_lastUpdated", "gender=male", "_list=1", "_summary=true",
+        "_at=2020", "_sort=-_lastUpdated", "gender=male", "_list=1", "_summary=count",
         "_count=-1", "_count=x", "_count=1.5", "_count=99999999999999999999", "_since=yesterday",
         "_since=2020-13-01T00:00:00Z", "_count=1&_count=2",
     ]  # fmt: skip

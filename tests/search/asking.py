@@ -21,7 +21,7 @@ async def found(client: httpx.AsyncClient, path: str, asked: Pairs) -> httpx.Res
 async def posted(client: httpx.AsyncClient, path: str, asked: Pairs) -> httpx.Response:
     """Return the answer to the same search by POST (http.html#search)."""
     form = urlencode(list(asked), quote_via=quote)
-    return await client.post(f"{path}/_search", content=form, headers=FORM)
+    return await client.post(f"{path.rstrip('/')}/_search", content=form, headers=FORM)
 
 
 async def pages(client: httpx.AsyncClient, path: str, asked: Pairs) -> list[str]:

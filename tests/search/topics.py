@@ -1,8 +1,12 @@
 """Search behaviour as data: a YAML file a topic, read as JSON would be.
 
 A topic has `resources`, which are put in this order, and `rows`: a `query` and the ids that it
-`finds`. `refused` are queries that are answered with a 400 (or `status`), their issue `code` and a
-piece of its `text`. `why` cites the specification where the row alone does not explain itself.
+`finds`, in this order if it says `order: true`. `refused` are queries that are answered with a 400
+(or `status`), their issue `code` and a piece of its `text`. `why` cites the specification where the
+row alone does not explain itself.
+
+Each resource of a topic gets a referrer (`forms.referrer`), so that the runner can ask every row at
+the end of a chain as well; a topic about all there is says `referrers: false`.
 
 A query is written as it is meant: values are percent-encoded by `pairs`, `%` and two digits stand
 for a character that cannot be written (`%26` is `&`). The server's base URL is written `{base}`.
@@ -33,6 +37,7 @@ class Row:
     query: str
     finds: list[str]
     why: str = ""
+    order: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +59,7 @@ class Topic:
     resources: Sequence[dict[str, Any]]
     rows: Sequence[Row]
     refused: Sequence[Refusal]
+    referrers: bool = True
 
 
 class Json(yaml.SafeLoader):
@@ -82,6 +88,7 @@ def load(path: Path) -> Topic:
         found["resources"],
         [Row(**row) for row in found["rows"]],
         [Refusal(**row) for row in found.get("refused", ())],
+        found.get("referrers", True),
     )
 
 

@@ -15,45 +15,35 @@ Rule 1: every SELECT of resources passes `sql.visible`. Rule 2: no rule of FHIR 
 is decided here; that is `rest`.
 """
 
-import base64
-import hmac
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
-import sqlalchemy as sa
-
 from app import db
 from app.fhir import manifest
 from app.fhir.access import Caller, Right
-from app.fhir.definitions import Definitions
 from app.fhir.errors import refused
-from app.fhir.index import Indexer, Rows
+from app.fhir.index import Rows
 from app.fhir.manifest import Difference, Identity, Manifest, Numbers
-from app.fhir.query import All, And, Query, Search
-from app.fhir.sql import (
-    AFTER_ANY,
-    CERTAIN,
-    EXTERNAL,
-    OPERATIONS,
-    PROBE_LIMIT,
-    Compiler,
-    Lowering,
-    Shape,
-    ordered,
-    systems_in,
-)
-from app.fhir.wire import Resource, canonical, splice
+from app.fhir.query import All, Search
+from app.fhir.sql import EXTERNAL
+from app.fhir.store import membership, parameters
+from app.fhir.store.catalogue import Catalogue, redefine
+from app.fhir.store.search import Page, Searcher
+from app.fhir.store.visibility import Visibility
+from app.fhir.wire import Resource, canonical, decode, splice
 
 CREATED, UPDATED, DELETED = 1, 2, 3
+INDEXED = 0  # no version: the rows of the current one, made anew
 LIVE, GONE = 1, 2  # 0 is a phantom
 
 VERSION = re.compile(r"[1-9][0-9]{0,9}")  # as versionId is written: no leading zero
 RESOURCE_COLUMNS = tuple(db.resource.c.keys())
+OWNED = ("key", "version", "owner")
 VERSION_COLUMNS = ("key", "version", "owner", "labels", "updated", "type", "op", "body")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -98,15 +88,7 @@ class Staged:
     current: Current | None
     rows: Rows | None
     hash: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One page of a search: (id, body) in order, the total where it is known, the next cursor."""
-
-    entries: Sequence[tuple[str, bytes]]
-    total: int | None
-    cursor: str
+    was: db.Row = ()  # the whole row, where it may stay as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,82 +97,6 @@ class HistoryPage:
 
     entries: Sequence[Version]
     cursor: str
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """What a store needs of its process: definitions, the indexer, the numbers, a secret.
-
-    `params` gives (type, parameter) its number, `bits` its bit in `resource.present`.
-    """
-
-    definitions: Definitions
-    indexer: Indexer
-    compiler: Compiler
-    params: Mapping[tuple[str, str], int]
-    bits: Mapping[tuple[str, str], int]
-    secret: bytes
-    base_url: str
-
-    def sign(self, place: int, about: str) -> str:
-        """Return the cursor for a place in the result that `about` describes."""
-        return f"{place}.{self._tag(str(place), about)}"
-
-    def place(self, cursor: str, about: str) -> int:
-        """Return the place that a cursor names; a 400 if it was made for anything else."""
-        text, _, tag = cursor.rpartition(".")
-        if not hmac.compare_digest(tag.encode(), self._tag(text, about).encode()):
-            raise refused("invalid", "The cursor does not belong to this request", "http._cursor")
-        return int(text)
-
-    def _tag(self, text: str, about: str) -> str:
-        digest = hmac.digest(self.secret, f"{text}\n{about}".encode(), "sha256")[:16]
-        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-
-
-async def open_catalogue(
-    database: db.Database, definitions: Definitions, base_url: str, zone: tzinfo, entropy: bytes
-) -> Catalogue:
-    """Return the catalogue of an open database; parameters that it does not know get numbers.
-
-    `entropy` becomes the secret of the cursors if the database has none yet.
-    """
-    bits = {
-        (type, code): bit
-        for type, parameters in definitions.search_parameters.items()
-        for bit, code in enumerate(sorted(parameters))
-    }
-    numbers = definitions.type_numbers
-    p, s = db.param_dictionary, db.secret
-    known = db.statement(sa.select(p.c.type, p.c.code, p.c.param), database.dialect)
-    named = s.c.name == sa.bindparam("name", type_=sa.Text())
-    secret = db.statement(sa.select(s.c.value).where(named), database.dialect)
-
-    async def work(connection: db.Connection) -> Catalogue:
-        found = {(row[0], row[1]): row[2] for row in await connection.rows(known, {})}
-        missing = [
-            (numbers[type], code, "", bit)
-            for (type, code), bit in bits.items()
-            if (numbers[type], code) not in found
-        ]
-        own = await connection.rows(secret, {"name": "cursor"})
-        if missing or not own:
-            columns = ("type", "code", "variant", "bit")
-            await connection.change(
-                [
-                    db.Change("add", p, columns, missing),
-                    db.Change("add", s, ("name", "value"), [("cursor", entropy)]),
-                ]
-            )
-            found = {(row[0], row[1]): row[2] for row in await connection.rows(known, {})}
-            own = await connection.rows(secret, {"name": "cursor"})
-        params = {(type, code): found[numbers[type], code] for type, code in bits}
-        compiler = Compiler(database.dialect)
-        indexer = Indexer(definitions, base_url, zone)
-        signing = bytes(own[0][0])
-        return Catalogue(definitions, indexer, compiler, params, bits, signing, base_url)
-
-    return await database.write(work)
 
 
 def digest(resource: Resource) -> bytes:
@@ -219,6 +125,7 @@ class Store:
         self.catalogue = catalogue
         self.caller = caller
         self.staged: list[Staged] = []
+        self.version = catalogue.version  # of the definitions; this transaction may raise it
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -230,11 +137,11 @@ class Store:
         _, state, version, updated, body = rows[0]
         if state == GONE:
             raise refused("deleted", f"{type}/{id} was deleted (version {version})")
-        return Version(type, id, version, updated, UPDATED, body)
+        return Version(type, id, version, updated, UPDATED, self.visibility.shown(type, body))
 
     async def vread(self, type: str, id: str, version: str) -> Version:
         """Return one version; 404 if there is none, 410 if it is the mark of a deletion."""
-        gate, values = await self.gate(type, "read")
+        gate, values = await self.visibility.gate(type, "read")
         number = int(version) if VERSION.fullmatch(version) else 0
         rows: Sequence[db.Row] = []
         if 0 < number < 2**31:
@@ -251,7 +158,7 @@ class Store:
         op, number, updated, body = rows[0]
         if op == DELETED:
             raise refused("deleted", f"Version {version} marks the deletion of {type}/{id}")
-        return Version(type, id, number, updated, op, body)
+        return Version(type, id, number, updated, op, self.visibility.shown(type, body))
 
     async def history(
         self, type: str, id: str, *, since: int, count: int, cursor: str
@@ -262,7 +169,7 @@ class Store:
         """
         types = self.catalogue.definitions.type_numbers
         level = "instance" if id else "type" if type else "system"
-        gate, values = await self.gate(type, "read")
+        gate, values = await self.visibility.gate(type, "read")
         named: dict[str, Any] = {"since": since, "limit": count + 1}
         if level == "instance":
             await self.connection.snapshot()
@@ -271,7 +178,7 @@ class Store:
             named["type"] = types[type]
         about = f"history {type} {id} {since} {self.caller.policy.digest}"
         if cursor:
-            named["place"] = self.catalogue.place(cursor, about)
+            named["place"] = int(self.catalogue.place(cursor, about))
         plan = self.catalogue.compiler.history(level, gate, values, after=bool(cursor), **named)
         rows = await self.connection.rows(plan.statement, plan.values)
         names = self.catalogue.definitions.resource_types
@@ -282,13 +189,13 @@ class Store:
                 version,
                 updated,
                 op,
-                body,
+                self.visibility.shown(names[number - 1], body),
                 version if level == "instance" else seq,
             )
             for seq, number, vid, op, version, updated, body in rows
         ]
         more = len(found) > count
-        following = self.catalogue.sign(found[count - 1].place, about) if more else ""
+        following = self.catalogue.sign(str(found[count - 1].place), about) if more else ""
         return HistoryPage(found[:count], following)
 
     async def _known(self, type: str, id: str) -> int:
@@ -301,114 +208,19 @@ class Store:
 
     async def _current(self, type: str, id: str) -> Sequence[db.Row]:
         """Return key, state, version, updated and body of a visible resource, or no row."""
-        gate, values = await self.gate(type, "read")
+        gate, values = await self.visibility.gate(type, "read")
         number = self.catalogue.definitions.type_numbers[type]
         plan = self.catalogue.compiler.read(gate, values, number, id)
         return await self.connection.rows(plan.statement, plan.values)
 
     async def search(self, search: Search) -> Page:
-        """Return one page of a search, newest key first (the key follows the order of creation)."""
-        compiler = self.catalogue.compiler
-        type = search.type
-        policy = self.caller.policy.of(type, "search")
-        lowering = await self._lowering(And((search.where, policy)))
-        about = f"search {type} {search.applied} {self.caller.policy.digest}"
-        after = self.catalogue.place(search.cursor, about) if search.cursor else AFTER_ANY
-        driver, rest, values = await self._driver(lowering, search.where, type)
-        gate = lowering.tree(policy, type, values)
-        number = self.catalogue.definitions.type_numbers[type]
-        plan = compiler.page(
-            driver, rest, gate, values, type=number, after=after, limit=search.count + 1
-        )
-        found = await self.connection.rows(plan.statement, plan.values)
-        rows = sorted(found, key=lambda row: row[0], reverse=True)
-        more = len(rows) > search.count
-        entries = [(id, body) for _, id, body in rows[: search.count]]
-        following = self.catalogue.sign(rows[search.count - 1][0], about) if more else ""
-        total = len(entries) if not more and not search.cursor else None
-        return Page(entries, total, following)
+        """Return one page of a search (search.html)."""
+        return await Searcher(self.connection, self.catalogue, self.caller).page(search)
 
-    async def _driver(
-        self, lowering: Lowering, where: Query, type: str
-    ) -> tuple[Shape, Shape, list[Any]]:
-        """Return the criterion whose index is walked, the others as one shape, and all values."""
-        parts = (
-            where.parts if isinstance(where, And) else () if isinstance(where, All) else (where,)
-        )
-        lowered: list[tuple[Shape, list[Any]]] = []
-        for part in parts:
-            own: list[Any] = []
-            lowered.append((lowering.tree(part, type, own), own))
-        chosen = await self._choose(lowered)
-        others = [pair for n, pair in enumerate(lowered) if n != chosen]
-        driver, values = lowered[chosen] if chosen is not None else (("all",), [])
-        rest = ("and", *(shape for shape, _ in others)) if others else ("all",)
-        return driver, rest, [*values, *(v for _, own in others for v in own)]
-
-    async def _choose(self, lowered: Sequence[tuple[Shape, list[Any]]]) -> int | None:
-        """Return which criterion drives; None to walk the type, newest first.
-
-        A reference, an id or a URL is taken as it is. Else every candidate's rows are counted up
-        to PROBE_LIMIT: the fewest win; above the limit only an index in key order is worth it.
-        """
-        able: dict[int, int] = {}
-        for n, (shape, _) in enumerate(lowered):
-            if shape[0] == "match" and all(OPERATIONS[op].drives for op in shape[2:]):
-                able[n] = max(CERTAIN.get(op, 9) for op in shape[2:])
-        if not able:
-            return None
-        best = min(able, key=lambda n: able[n])
-        if able[best] == CERTAIN["id"]:
-            return None  # the unique index on (type, id) drives
-        in_order = {n for n in able if ordered(lowered[n][0])}
-        if able[best] < 9 or (len(able) == 1 and best in in_order):
-            return best
-        counts: dict[int, int] = {}
-        await self.connection.snapshot()
-        for n in able:
-            plan = self.catalogue.compiler.probe(*lowered[n])
-            counts[n] = (await self.connection.rows(plan.statement, plan.values))[0][0]
-        fewest = min(counts, key=lambda n: counts[n])
-        if counts[fewest] < PROBE_LIMIT or fewest in in_order:
-            return fewest
-        return min(in_order) if in_order else None
-
-    # --- the gate ------------------------------------------------------------------------------
-
-    async def gate(self, type: str, right: Right) -> tuple[Shape, list[Any]]:
-        """Return the policy for a type ("" for all types) as a shape and its values."""
-        policy = self.caller.policy
-        if not type:
-            return await self._gate_of_all(right)
-        tree = policy.of(type, right)
-        if isinstance(tree, All):
-            return ("all",), []
-        values: list[Any] = []
-        lowering = await self._lowering(tree)
-        return lowering.tree(tree, type, values), values
-
-    async def _gate_of_all(self, right: Right) -> tuple[Shape, list[Any]]:
-        """Return the policies of all types side by side, those of open types as one."""
-        numbers = self.catalogue.definitions.type_numbers
-        policy = self.caller.policy
-        open_types = [n for t, n in numbers.items() if isinstance(policy.of(t, right), All)]
-        if len(open_types) == len(numbers):
-            return ("all",), []
-        shapes: list[Shape] = [("all",)]
-        values: list[Any] = [open_types]
-        for type, number in numbers.items():
-            if number not in open_types:
-                shape, own = await self.gate(type, right)
-                shapes.append(shape)
-                values += [[number], *own]
-        return ("types", *shapes), values
-
-    async def _lowering(self, tree: Query) -> Lowering:
-        named = set(systems_in(tree))
-        known = await self.connection.known_systems(named)
-        own = self.catalogue
-        kinds = own.indexer.parameter_kinds
-        return Lowering(own.definitions, own.params, known, kinds, own.base_url)
+    @property
+    def visibility(self) -> Visibility:
+        """What the caller may see."""
+        return Visibility(self.connection, self.catalogue, self.caller)
 
     # --- writing -------------------------------------------------------------------------------
 
@@ -426,6 +238,8 @@ class Store:
         """
         await self.begin()
         wanted = list(dict.fromkeys(identities))
+        if any(type in membership.TYPES for type, _ in wanted):
+            await membership.claim(self.connection)
         found = await self._identify(wanted, lock=True)
         missing = [i for i in wanted if i not in found and i in claimed]
         if missing:
@@ -437,7 +251,7 @@ class Store:
         """Return whether the caller may know of this live resource under `right`."""
         if isinstance(self.caller.policy.of(type, right), All):
             return True
-        return bool(await self._visible_keys([current.key], type, right))
+        return bool(await self.visibility.of_keys([current.key], type, right))
 
     def put(
         self,
@@ -454,7 +268,7 @@ class Store:
         that nobody can know yet. Equal content stages nothing and returns the current version
         (http.html#update).
         """
-        content = digest(resource)
+        content = digest({**resource, "id": id})
         if current is not None and current.state == LIVE and current.hash == content:
             return Version(type, id, current.version, current.updated, UPDATED, b""), False
         exists = current is not None and current.state == LIVE
@@ -478,14 +292,45 @@ class Store:
         )
         return Version(type, id, version, updated, DELETED, b"")
 
+    def index(self, type: str, row: db.Row, raw: bytes, held: bytes) -> None:
+        """Stage the index rows of a live resource anew; nothing else of it changes.
+
+        `row` is its locked row, `raw` its current body, `held` the manifest of the rows there are.
+        """
+        key, _, updated, *_, version, _, state, id, hash, _ = row
+        resource = decode(raw)
+        rows = self.catalogue.indexer.rows(resource)
+        owner = manifest.read(held).owner
+        current = Current(key, version, state, updated, hash, held, owner)
+        content = digest(resource)
+        self.staged.append(
+            Staged(
+                type,
+                id,
+                version,
+                updated,
+                INDEXED,
+                b"",
+                "update",
+                current,
+                rows,
+                content,
+                tuple(row),
+            )
+        )
+
     async def flush(self) -> None:
         """Write all staged versions, one statement a table, then look whether each is visible.
 
-        Raises a 403 for a resource that the caller may not have written as it stands now.
+        Raises a 403 for a resource that the caller may not have written as it stands now, and
+        Outdated if its rows were made by definitions that hold no longer.
         """
         staged, self.staged = self.staged, []
         if not staged:
             return
+        defining = any(s.type in membership.TYPES for s in staged)
+        if defining:
+            await membership.claim(self.connection)
         systems = await self.connection.systems(
             {system for s in staged if s.rows for system in manifest.systems(s.rows)}
         )
@@ -495,9 +340,24 @@ class Store:
         targets = {t for s in staged if s.rows for t in manifest.targets(s.rows)} - keys.keys()
         keys.update(await self._keys_of(sorted(targets)))
         look = any(not isinstance(self.caller.policy.of(s.type, s.right), All) for s in staged)
+        await self._redefine(staged)
         changes = self._changes(staged, keys, systems)
-        await self.connection.change(changes, final=not look)
+        final = not look and not defining
+        await self.connection.change(changes, final=final, version=self.version)
+        if defining:
+            written = {keys[s.type, s.id]: s.body for s in staged if s.type in membership.TYPES}
+            await membership.changed(self.connection, self.catalogue, written)
         await self._look(staged, keys)
+
+    async def _redefine(self, staged: Sequence[Staged]) -> None:
+        """Put the search parameters that are among what was staged in force."""
+        written = {
+            s.id: decode(s.body) if s.body else None
+            for s in staged
+            if s.type == parameters.TYPE and s.op != INDEXED
+        }
+        if written:
+            self.version = await redefine(self.connection, self.catalogue, self.version, written)
 
     async def _look(self, staged: Sequence[Staged], keys: Mapping[Identity, int]) -> None:
         """Refuse the transaction if a row it wrote is hidden from its writer."""
@@ -507,13 +367,8 @@ class Store:
             if closed and s.op != DELETED:
                 groups.setdefault((s.type, s.right), []).append(keys[s.type, s.id])
         for (type, right), written in groups.items():
-            if len(await self._visible_keys(written, type, right)) < len(set(written)):
+            if len(await self.visibility.of_keys(written, type, right)) < len(set(written)):
                 raise refused("forbidden", f"You may not {right} this {type}")
-
-    async def _visible_keys(self, keys: list[int], type: str, right: Right) -> Sequence[db.Row]:
-        gate, values = await self.gate(type, right)
-        plan = self.catalogue.compiler.look(gate, values, keys)
-        return await self.connection.rows(plan.statement, plan.values)
 
     async def _identify(
         self, wanted: Sequence[Identity], *, lock: bool = False
@@ -526,6 +381,11 @@ class Store:
         values = {"pairs": pairs, "types": [p[0] for p in pairs], "ids": [p[1] for p in pairs]}
         rows = await self.connection.rows(statement, values)
         return {(names[row[0]], row[1]): Current(*row[2:]) for row in rows}
+
+    async def known_keys(self, targets: Sequence[Identity]) -> dict[Identity, int]:
+        """Return the key of each target that has one."""
+        found = await self._identify(targets) if targets else {}
+        return {target: current.key for target, current in found.items()}
 
     async def _add_phantoms(self, missing: Sequence[Identity]) -> None:
         numbers = {**self.catalogue.definitions.type_numbers, "": EXTERNAL}
@@ -556,6 +416,7 @@ class Store:
         inserted: list[db.Row] = []
         updated: list[db.Row] = []
         versions: list[db.Row] = []
+        moved: list[db.Row] = []
         difference = Difference.empty()
         for s in staged:
             key, type = keys[s.type, s.id], types[s.type]
@@ -569,25 +430,31 @@ class Store:
                 owner=owner,
                 updated=s.updated,
                 occurred=(s.rows.occurred or 0) if s.rows else 0,
-                present=self._present(s),
+                present=present_bits(self.catalogue.bits, s.type, s.rows) if s.rows else 0,
                 version=s.version,
                 state=GONE if s.op == DELETED else LIVE,
                 hash=s.hash,
                 manifest=manifest.write(new) if s.rows else b"",
             )
-            (inserted if s.current is None else updated).append(row)
-            versions.append((key, s.version, owner, 0, s.updated, type, s.op, s.body))
+            if row != s.was:
+                (inserted if s.current is None else updated).append(row)
+            if s.op != INDEXED:
+                versions.append((key, s.version, owner, 0, s.updated, type, s.op, s.body))
+            elif s.current and s.current.owner != owner:
+                moved.append((key, s.version, owner))
             difference.add(key, old, new)
         return [
             db.Change("insert", db.resource, RESOURCE_COLUMNS, inserted),
             db.Change("update", db.resource, RESOURCE_COLUMNS, updated),
             db.Change("insert", db.resource_version, VERSION_COLUMNS, versions),
+            db.Change("update", db.resource_version, OWNED, moved, by=("key", "version")),
             *difference.changes(),
         ]
 
-    def _present(self, s: Staged) -> int:
-        bits = self.catalogue.bits
-        return sum(1 << bits[s.type, code] for code in s.rows.present) if s.rows else 0
+
+def present_bits(bits: Mapping[tuple[str, str], int], type: str, rows: Rows) -> int:
+    """Return the bits of the parameters that have a value, those that have a bit."""
+    return sum(1 << bits[type, code] for code in rows.present if (type, code) in bits)
 
 
 def _resource_row(key: int, type: int, id: str, **known: Any) -> tuple[Any, ...]:

@@ -1,0 +1,71 @@
+"""The search language: `tree` is what can be asked, `language` how it is written.
+
+https://hl7.org/fhir/R4/search.html
+"""
+
+from app.fhir.query.language import (
+    COLUMNS,
+    CURSOR,
+    Hidden,
+    Include,
+    Language,
+    Search,
+    Sort,
+    at,
+    nothing_hidden,
+    single,
+    unparse,
+)
+from app.fhir.query.terms import TEXTS, hierarchy
+from app.fhir.query.tree import (
+    All,
+    And,
+    Chain,
+    Composite,
+    Has,
+    Match,
+    Member,
+    Near,
+    Not,
+    Nothing,
+    Or,
+    Ordered,
+    Present,
+    Query,
+    Same,
+    Term,
+    TypedIdentifier,
+)
+
+__all__ = [
+    "COLUMNS",
+    "CURSOR",
+    "TEXTS",
+    "All",
+    "And",
+    "Chain",
+    "Composite",
+    "Has",
+    "Hidden",
+    "Include",
+    "Language",
+    "Match",
+    "Member",
+    "Near",
+    "Not",
+    "Nothing",
+    "Or",
+    "Ordered",
+    "Present",
+    "Query",
+    "Same",
+    "Search",
+    "Sort",
+    "Term",
+    "TypedIdentifier",
+    "at",
+    "hierarchy",
+    "nothing_hidden",
+    "single",
+    "unparse",
+]

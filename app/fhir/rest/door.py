@@ -1,0 +1,96 @@
+"""The one door: every request, from wherever it comes, is an Interaction handled here.
+
+https://hl7.org/fhir/R4/http.html
+
+`handle` chooses where the work runs (a read, a search, a transaction) and turns every refusal into
+an OperationOutcome.
+"""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from app import db
+from app.fhir.access import Caller
+from app.fhir.errors import FhirError, Issue
+from app.fhir.interaction import Interaction, Reply
+from app.fhir.rest.reading import PERFORM
+from app.fhir.rest.server import Server, check_parameters, refusal
+from app.fhir.rest.transactions import process
+from app.fhir.rest.writing import write
+from app.fhir.store import Store
+
+log = logging.getLogger("milepost")
+
+ATTEMPTS = 5
+
+
+async def handle(server: Server, caller: Caller, asked: Interaction) -> Reply:
+    """Return the answer to one request; whatever goes wrong is an answer too."""
+    try:
+        return await answered(server, caller, asked)
+    except FhirError as error:
+        return refusal(error)
+    except db.Unavailable as error:
+        return _failure("transient", f"The database is not available: {error}", 503)
+    except db.TooSlow as error:
+        return _failure("too-costly", f"The search was {error}; ask for less at once", 503)
+    except Exception as error:
+        # The class alone: a database error quotes rows in its text
+        log.error("%s failed: %s", asked.code, type(error).__name__, exc_info=_trace(error))
+        return _failure("exception", "The server failed; the failure was logged", 500)
+
+
+async def answered(server: Server, caller: Caller, asked: Interaction) -> Reply:
+    """Return the answer under the definitions in force.
+
+    A write that turns out to know older ones is made again; a search that is refused may have
+    asked for a parameter which is newer than what this process knows.
+    """
+    for _ in range(ATTEMPTS):
+        known = server.newest()
+        try:
+            return await _dispatch(known, caller, asked)
+        except db.Outdated:
+            await server.editions.renew()
+        except FhirError:
+            if "search" in asked.code:
+                await server.editions.renew()
+            if server.newest().catalogue.version == known.catalogue.version:
+                raise
+    raise db.Unavailable("the definitions change all the time")
+
+
+def _trace(error: BaseException) -> Any:
+    """Return what to log of a failure: the trace without the text, which may quote data."""
+    return (RuntimeError, RuntimeError(type(error).__name__), error.__traceback__)
+
+
+def _failure(code: str, text: str, status: int) -> Reply:
+    extra = {"Retry-After": "1"} if status == 503 else {}
+    return replace(refusal(FhirError([Issue("error", code, text)], status)), extra=extra)
+
+
+async def _dispatch(server: Server, caller: Caller, asked: Interaction) -> Reply:
+    def opened(connection: db.Connection) -> Store:
+        return Store(connection, server.catalogue, caller)
+
+    perform = PERFORM.get(asked.code)
+    match asked.code:
+        case "capabilities":
+            check_parameters(asked, ())
+            return Reply(200, server.edition.statement())
+        case "batch":
+            return await process(server, caller, asked, handle)
+        case "read" | "vread" if perform:
+            return await server.database.read(lambda c: perform(server, opened(c), asked))
+        case (
+            "search-type"
+            | "search-system"
+            | "search-compartment"
+            | "history-instance"
+            | "history-type"
+            | "history-system"
+        ) if perform:
+            return await server.database.search(lambda c: perform(server, opened(c), asked))
+    return await write(server, caller, asked)

@@ -1,0 +1,93 @@
+"""What the process knows, and what every interaction checks."""
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from app import db
+from app.fhir.cut import Cutter
+from app.fhir.definitions import Definitions
+from app.fhir.edition import Edition, Editions
+from app.fhir.errors import FhirError, outcome, refused
+from app.fhir.interaction import Interaction, Reply
+from app.fhir.query import (
+    Language,
+)
+from app.fhir.store import Catalogue, Store
+from app.fhir.validation import Validator
+from app.fhir.wire import encode
+
+Perform = Callable[["Server", Store, Interaction], Coroutine[Any, Any, Reply]]
+
+
+@dataclass(frozen=True)
+class Server:
+    """What the process knows: composed once by `app.main`.
+
+    `now` gives microseconds since 1970, cut to milliseconds (the precision of lastUpdated);
+    `new_id` a fresh id. `edition` is what a request knows of the definitions in force from its
+    beginning to its end, `editions` has the newest.
+    """
+
+    base_url: str
+    database: db.Database
+    editions: Editions
+    edition: Edition
+    validator: Validator
+    now: Callable[[], int]
+    new_id: Callable[[], str]
+
+    @property
+    def definitions(self) -> Definitions:
+        """Return R4's definitions and the search parameters that were added."""
+        return self.edition.definitions
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Return what a store needs."""
+        return self.edition.catalogue
+
+    @property
+    def cutter(self) -> Cutter:
+        """Return what cuts resources to what is asked for."""
+        return self.edition.catalogue.cutter
+
+    @property
+    def language(self) -> Language:
+        """Return the search language."""
+        return self.edition.language
+
+    def newest(self) -> "Server":
+        """Return the server with the edition of this moment."""
+        newest = self.editions.current
+        return self if self.edition is newest else replace(self, edition=newest)
+
+
+def check_parameters(asked: Interaction, known: Sequence[str]) -> None:
+    """Refuse a query parameter that this interaction does not have: none is ignored."""
+    for name, value in asked.pairs:
+        if name in known or not value or name in ("_format", "_pretty"):
+            continue
+        if name == "_summary" and value == "false":
+            continue
+        may = f"; it has {', '.join(known)}" if known else ""
+        text = f"{asked.code} has no parameter {name[:80]!r}{may}"
+        raise refused("not-supported", text, f"http.{name[:80]}")
+
+
+def matches(header: str, version: int) -> bool:
+    """Return whether an If-Match or If-None-Match header names the version; a weak tag is fine.
+
+    Raises a 400 for what is no entity tag.
+    """
+    if header == "*":
+        return True
+    tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
+    if any(len(tag) < 2 or tag[0] != '"' or tag[-1] != '"' for tag in tags):
+        raise refused("invalid", 'If-Match and If-None-Match take an ETag such as W/"1"')
+    return f'"{version}"' in tags
+
+
+def refusal(error: FhirError) -> Reply:
+    """Return a refusal as the OperationOutcome that the client gets."""
+    return Reply(error.status, encode(outcome(error.issues)), extra=error.headers)

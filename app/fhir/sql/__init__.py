@@ -1,0 +1,57 @@
+"""From a query tree to SQL; the gate that every mention of a resource passes.
+
+https://hl7.org/fhir/R4/search.html
+
+`lowering` turns a tree into a shape and values, `operations` says what each term means in SQL,
+`gate` what a caller may see, `statements` builds whole statements and keeps their text.
+"""
+
+from app.fhir.sql.gate import LIVE, ranges
+from app.fhir.sql.lowering import (
+    CANONICAL,
+    EXTERNAL,
+    NOBODY,
+    Lowering,
+    Shape,
+    hierarchies_in,
+    systems_in,
+    value_sets_in,
+)
+from app.fhir.sql.operations import CERTAIN, operation
+from app.fhir.sql.statements import (
+    AFTER_ANY,
+    PROBE_LIMIT,
+    TABLES,
+    WALKABLE,
+    Arm,
+    Compiler,
+    Key,
+    Plan,
+    SortKind,
+    missing,
+)
+
+__all__ = [
+    "AFTER_ANY",
+    "CANONICAL",
+    "CERTAIN",
+    "EXTERNAL",
+    "LIVE",
+    "NOBODY",
+    "PROBE_LIMIT",
+    "TABLES",
+    "WALKABLE",
+    "Arm",
+    "Compiler",
+    "Key",
+    "Lowering",
+    "Plan",
+    "Shape",
+    "SortKind",
+    "hierarchies_in",
+    "missing",
+    "operation",
+    "ranges",
+    "systems_in",
+    "value_sets_in",
+]

@@ -1,0 +1,108 @@
+"""What one caller may see: policies as shapes, and what trees name, looked up."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from app import db
+from app.fhir.access import Caller, Right
+from app.fhir.cut import cut
+from app.fhir.query import All, Query
+from app.fhir.sql import Lowering, Shape, hierarchies_in, systems_in, value_sets_in
+from app.fhir.store import membership
+from app.fhir.store.catalogue import Catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Visibility:
+    """The policy of a caller on one connection."""
+
+    connection: db.Connection
+    catalogue: Catalogue
+    caller: Caller
+
+    async def gate(self, type: str, right: Right) -> tuple[Shape, list[Any]]:
+        """Return the policy for a type ("" for all types) as a shape and its values."""
+        if not type:
+            return await self.gate_of(self.catalogue.definitions.resource_types, right)
+        tree = self.caller.policy.of(type, right)
+        if isinstance(tree, All):
+            return ("all",), []
+        values: list[Any] = []
+        lowering = await self.lowering([tree])
+        return lowering.inside().tree(tree, type, values), values
+
+    async def gate_of(self, types: Iterable[str], right: Right) -> tuple[Shape, list[Any]]:
+        """Return the policies of several types side by side, equal ones as one.
+
+        The gate looks at the type only where policies differ, so types that are not among `types`
+        must be kept out by whoever uses it.
+        """
+        policy, numbers = self.caller.policy, self.catalogue.definitions.type_numbers
+        trees = {type: policy.of(type, right) for type in types}
+        lowering = (await self.lowering(set(trees.values()))).inside()
+        groups: dict[str, tuple[Shape, list[Any], list[int]]] = {}
+        for type, tree in trees.items():
+            own: list[Any] = []
+            shape = lowering.tree(tree, type, own)
+            groups.setdefault(repr((shape, own)), (shape, own, []))[2].append(numbers[type])
+        if len(groups) == 1:
+            shape, own, _ = next(iter(groups.values()))
+            return shape, own
+        shapes = [shape for shape, _, _ in groups.values()]
+        return ("types", *shapes), [v for _, own, some in groups.values() for v in (some, *own)]
+
+    async def lowering(self, trees: Iterable[Query]) -> Lowering:
+        """Return what lowers these trees, and the caller's policies where chains meet them.
+
+        Raises a 400 for a value set or a code system that the caller does not know.
+        """
+        policy = self.caller.policy
+        asked = list(trees)
+        known = [*asked, *policy.trees.values(), policy.otherwise]
+        named = {system for tree in known for system in systems_in(tree)}
+        catalogue, connection = self.catalogue, self.connection
+        value_sets, hierarchies = {}, {}
+        for tree in known:
+            see = self.may_see if tree in asked else everything
+            for uri in value_sets_in(tree):
+                value_sets[uri] = await membership.value_set(connection, catalogue, uri, see)
+            for system in hierarchies_in(tree):
+                hierarchies[system] = await membership.hierarchy(connection, catalogue, system, see)
+        return Lowering(
+            catalogue.definitions,
+            catalogue.params,
+            catalogue.bits,
+            await connection.known_systems(named),
+            value_sets,
+            hierarchies,
+            catalogue.indexer.parameter_kinds,
+            catalogue.base_url,
+            policy,
+        )
+
+    def shown(self, type: str, body: bytes) -> bytes:
+        """Return a resource as the caller gets it: without the elements that are masked."""
+        masks = self.caller.policy.mask
+        if not masks or not body:
+            return body
+        return cut(body, *self.catalogue.cutter.cuts(type, masks=masks))
+
+    async def may_see(self, keys: list[int]) -> set[int]:
+        """Return those keys of value sets and code systems that the caller may search."""
+        seen: set[int] = set()
+        for type in ("CodeSystem", "ValueSet"):
+            seen |= await self.of_keys(keys, type, "search")
+        return seen
+
+    async def of_keys(self, keys: list[int], type: str, right: Right) -> set[int]:
+        """Return those of `keys` that are visible under the policy of a type."""
+        gate, values = await self.gate(type, right)
+        number = self.catalogue.definitions.type_numbers[type]
+        plan = self.catalogue.compiler.look(gate, values, keys, number)
+        return {row[0] for row in await self.connection.rows(plan.statement, plan.values)}
+
+
+async def everything(keys: list[int]) -> set[int]:
+    """Return all keys: what a policy sees when it looks underneath."""
+    return set(keys)
