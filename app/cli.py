@@ -7,7 +7,7 @@ import os
 import time
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,12 +20,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from app import db, jobs
 from app import main as house
 from app.config import Settings
+from app.fhir import definitions
 from app.fhir.access import SYSTEM
 from app.fhir.errors import FhirError, outcome, refused
 from app.fhir.interaction import Interaction, Reply
 from app.fhir.rest import Server, handle
+from app.fhir.store import consistency, maintenance
 from app.fhir.wire import decode
 
 app = typer.Typer(
@@ -37,6 +40,12 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
+PROGRESS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    TaskProgressColumn(),
+    TimeRemainingColumn(),
+)
 # Resources of one NDJSON file that are written at once, so that they share a commit
 TOGETHER = 64
 
@@ -135,6 +144,125 @@ def load(
         raise typer.Exit(1)
 
 
+@app.command()
+def reindex(
+    type: Annotated[
+        list[str] | None, typer.Option(help="Only resources of this type; may be repeated")
+    ] = None,
+) -> None:
+    """Index what is stored anew; interrupted, it goes on where it was when it is run again."""
+    settings, types = settings_or_exit(), frozenset(type or ())
+    unknown = sorted(types - set(definitions.load().resource_types))
+    if unknown:
+        err.print(f"[red]{escape(', '.join(unknown))}[/red]: there is no such resource type")
+        raise typer.Exit(2)
+    try:
+        asyncio.run(index_anew(settings, types))
+    except house.NotMigrated as error:
+        err.print(f"[red]{error}[/red]")
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        err.print("Interrupted. To go on, run it again.")
+        raise typer.Exit(130) from None
+    out.print("The index is up to date.")
+
+
+async def index_anew(settings: Settings, types: Collection[str]) -> None:
+    """Index the resources of these types, or all, and show how far that is."""
+    async with house.build(settings, maintaining=True) as server:
+        me, database = server.new_id(), server.database
+        with Progress(*PROGRESS, console=err) as progress:
+            task = progress.add_task("Indexing", total=None)
+            total = 0
+            while True:
+                catalogue = server.newest().catalogue
+                steps = maintenance.anew(database, catalogue, me, server.now, types)
+                try:
+                    async for name, left in steps:
+                        total = max(total, left)
+                        what = f"Indexing {name}"
+                        progress.update(task, description=what, total=total, completed=total - left)
+                    return
+                except (db.Outdated, jobs.Lost):
+                    await server.editions.renew()
+
+
+@app.command()
+def fsck(
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended")] = False,
+) -> None:
+    """Compare all that follows from the stored resources with them: index, owners, versions."""
+    settings = settings_or_exit()
+    try:
+        report = asyncio.run(compare(settings, repair=repair))
+    except house.NotMigrated as error:
+        err.print(f"[red]{error}[/red]")
+        raise typer.Exit(1) from None
+    except db.Outdated:
+        err.print("[red]The definitions changed meanwhile.[/red] Run it again.")
+        raise typer.Exit(1) from None
+    out.print(report.table() if report.found else f"{report.size:,} resources: nothing is wrong.")
+    if report.left:
+        raise typer.Exit(1)
+
+
+@dataclass
+class Report:
+    """What fsck has found so far: faults with their number and an example, and how many are left.
+
+    It names types and ids, never what a resource says.
+    """
+
+    size: int = 0
+    found: Counter[str] = field(default_factory=Counter)
+    mended: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def left(self) -> int:
+        """Return how many faults are there still; unused placeholders are none."""
+        return sum(
+            number - self.mended[fault]
+            for fault, number in self.found.items()
+            if fault != consistency.UNUSED
+        )
+
+    def add(self, look: consistency.Look) -> None:
+        """Add what was found in a range."""
+        self.size += look.size
+        for finding in look.findings:
+            self.found[finding.fault] += 1
+            self.mended[finding.fault] += finding.mended
+            self.examples.setdefault(finding.fault, finding.place)
+
+    def table(self) -> Table:
+        """Return a row for each fault."""
+        table = Table("Fault", title=f"{self.size:,} resources")
+        for name in ("Found", "Repaired"):
+            table.add_column(name, justify="right")
+        table.add_column("For example")
+        for fault, number in sorted(self.found.items()):
+            row = (f"{number:,}", f"{self.mended[fault]:,}", escape(self.examples[fault]))
+            table.add_row(fault, *row)
+        return table
+
+
+async def compare(settings: Settings, *, repair: bool) -> Report:
+    """Compare what is stored, show how far that is, and return what was found."""
+    report = Report()
+    async with house.build(settings, maintaining=True) as server:
+        database, catalogue = server.database, server.catalogue
+        if not catalogue.current or await maintenance.listed(database):
+            text = "The search index is not complete. Run first: milepost reindex"
+            raise house.NotMigrated(text)
+        with Progress(*PROGRESS, console=err) as progress:
+            task = progress.add_task("Comparing", total=await consistency.count(database))
+            async for look in consistency.looks(database, catalogue, repair=repair):
+                report.add(look)
+                progress.advance(task, look.size)
+    return report
+
+
 @dataclass(frozen=True)
 class Source:
     """One file, read: its resources as bytes, each with its place in the file ("" if it is alone).
@@ -198,15 +326,9 @@ class Tally:
 async def load_files(settings: Settings, files: Iterable[Path]) -> Tally:
     """Load the files in order through the one door; report each failure and go on."""
     tally = Tally()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
     async with house.build(settings) as server:
         started = time.perf_counter()
-        with Progress(*columns, console=err) as progress:
+        with Progress(*PROGRESS, console=err) as progress:
             files = list(files)
             task = progress.add_task("Loading", total=sum(f.stat().st_size for f in files))
             async for source in read_ahead(files):

@@ -1,11 +1,14 @@
 """The composition root: settings in, a running application out. The one place that wires."""
 
+import asyncio
 import gc
 import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,10 @@ from app import db
 from app.api.http import Endpoint
 from app.config import Settings
 from app.fhir import capability, definitions
+from app.fhir.edition import Edition, Editions
 from app.fhir.query import Language
 from app.fhir.rest import Server
-from app.fhir.store import instant, open_catalogue
+from app.fhir.store import Catalogue, instant, is_current, membership, open_catalogue
 from app.fhir.validation import Validator
 from app.fhir.values import new_id
 
@@ -51,8 +55,23 @@ def alembic_config(database_url: str) -> Config:
 
 
 def migrate(settings: Settings) -> None:
-    """Bring the database to the migration head; a new SQLite file is made."""
+    """Bring the database to the migration head, and the shipped terminology into it.
+
+    A new SQLite file is made. No event loop may be running in this thread.
+    """
     command.upgrade(alembic_config(settings.database_url), "head")
+    asyncio.run(install_terminology(settings))
+
+
+async def install_terminology(settings: Settings) -> None:
+    """Put the terminology of this version into a migrated database that has another, or none."""
+    database = db.connect(settings.database_url, settings.search_timeout_seconds, 1)
+    await database.open()
+    try:
+        if not await membership.installed(database):
+            await membership.install(database, definitions.load())
+    finally:
+        await database.close()
 
 
 async def check_migrated(database: db.Database, settings: Settings) -> None:
@@ -62,10 +81,29 @@ async def check_migrated(database: db.Database, settings: Settings) -> None:
         raise NotMigrated("The database schema is not up to date. Run: milepost migrate")
 
 
+async def check_installed(database: db.Database) -> None:
+    """Raise NotMigrated unless an open database has the terminology of this version."""
+    if not await membership.installed(database):
+        raise NotMigrated("The shipped terminology is not up to date. Run: milepost migrate")
+
+
+async def check_indexed(database: db.Database) -> None:
+    """Raise NotMigrated unless searches of this version find all that is in an open database."""
+    if not await database.read(lambda connection: is_current(connection, database.dialect)):
+        raise NotMigrated("The search index is of an older version. Run: milepost reindex")
+
+
 async def check_ready(settings: Settings) -> None:
     """Raise NotMigrated unless a server could start on these settings."""
     limits = (settings.search_timeout_seconds, settings.database_connections)
-    await check_migrated(db.connect(settings.database_url, *limits), settings)
+    database = db.connect(settings.database_url, *limits)
+    await check_migrated(database, settings)
+    await database.open()
+    try:
+        await check_installed(database)
+        await check_indexed(database)
+    finally:
+        await database.close()
 
 
 def clock() -> int:
@@ -79,36 +117,82 @@ def fresh_id() -> str:
 
 
 @asynccontextmanager
-async def build(settings: Settings) -> AsyncIterator[Server]:
-    """Yield the engine on an open database, without HTTP; raises NotMigrated."""
+async def build(settings: Settings, *, maintaining: bool = False) -> AsyncIterator[Server]:
+    """Yield the engine on an open database, without HTTP; raises NotMigrated.
+
+    One for `maintaining` the index takes it as it is, and does no job unasked.
+    """
     limits = (settings.search_timeout_seconds, settings.database_connections)
     database = db.connect(settings.database_url, *limits)
     await check_migrated(database, settings)
     await database.open()
     try:
+        await check_installed(database)
+        if not maintaining:
+            await check_indexed(database)
         known = definitions.load()
-        zone = settings.zone
-        language = Language(
-            known, settings.base_url, zone, settings.page_size, settings.max_page_size
-        )
-        catalogue = await open_catalogue(database, known, settings.base_url, zone, os.urandom(32))
+        editions = await open_editions(settings, database, known)
         # What is here now stays: the collector need not look at it again
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
-        yield Server(
+        server = Server(
             base_url=settings.base_url,
             database=database,
-            definitions=known,
-            catalogue=catalogue,
+            editions=editions,
+            edition=editions.current,
             validator=Validator(known),
-            language=language,
             now=clock,
             new_id=fresh_id,
-            statement=capability.statement(language, software_version(), instant(clock())),
         )
+        if maintaining:
+            yield server
+            return
+        keeping = asyncio.create_task(editions.keep(fresh_id(), clock))
+        try:
+            yield server
+        finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])
     finally:
         await database.close()
+
+
+async def open_editions(
+    settings: Settings, database: db.Database, known: definitions.Definitions
+) -> Editions:
+    """Return what follows from the definitions that are in force in an open database."""
+    entropy, started = os.urandom(32), instant(clock())
+
+    async def read(before: Catalogue | None) -> Catalogue:
+        return await open_catalogue(
+            database, known, settings.base_url, settings.zone, entropy, before
+        )
+
+    def made(catalogue: Catalogue) -> Edition:
+        building = catalogue.building
+        kinds = catalogue.indexer.parameter_kinds
+        language = replace(
+            search_language(settings, catalogue.definitions),
+            building=building,
+            variants=lambda kind, code: kinds(kind)[code].variants,
+        )
+        write = partial(capability.statement, language, software_version(), started, building)
+        return Edition(catalogue, language, cache(write))
+
+    return Editions(database, read, made, await read(None))
+
+
+def search_language(settings: Settings, known: definitions.Definitions) -> Language:
+    """Return the search language of a server with these settings."""
+    return Language(
+        known,
+        settings.base_url,
+        settings.zone,
+        settings.page_size,
+        settings.max_page_size,
+        lenient=settings.search_handling == "lenient",
+    )
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -154,13 +238,7 @@ def _described(app: FastAPI, settings: Settings, prefix: str) -> Callable[[], di
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = own()
-            language = Language(
-                definitions.load(),
-                settings.base_url,
-                settings.zone,
-                settings.page_size,
-                settings.max_page_size,
-            )
+            language = search_language(settings, definitions.load())
             schema["paths"] = {**capability.openapi(language, prefix), **schema["paths"]}
             app.openapi_schema = schema
         return app.openapi_schema or {}

@@ -9,10 +9,24 @@ Work is a function from a `Connection` to an awaitable; a `Database` decides whe
 (a few cheap statements), `search` (one snapshot, limited time) and `write` (one transaction).
 """
 
-from app.db.engine import Connection, Database, TooSlow, Unavailable, Work
+from app.db.engine import Connection, Database, Outdated, TooSlow, Unavailable, Work
 from app.db.postgresql import PostgresDatabase
 from app.db.sqlite import SqliteDatabase
-from app.db.statements import Change, Dialect, Row, Statement, among, identify, statement
+from app.db.statements import (
+    Change,
+    Dialect,
+    Row,
+    Statement,
+    among,
+    contains,
+    ends_with,
+    grouped,
+    horizon,
+    identify,
+    sees,
+    statement,
+    unindexed,
+)
 from app.db.tables import (
     Float,
     Int,
@@ -21,17 +35,25 @@ from app.db.tables import (
     Table,
     Text,
     compartment,
+    concept_ancestor,
+    definitions_version,
+    index_composite,
     index_date,
+    index_position,
     index_quantity,
     index_reference,
     index_string,
     index_token,
     index_uri,
+    job,
     metadata,
     param_dictionary,
     resource,
     resource_version,
     secret,
+    terminology,
+    terminology_use,
+    value_set_member,
 )
 
 
@@ -50,6 +72,7 @@ __all__ = [
     "Float",
     "Int",
     "Key",
+    "Outdated",
     "Row",
     "Small",
     "Statement",
@@ -60,18 +83,32 @@ __all__ = [
     "Work",
     "among",
     "compartment",
+    "concept_ancestor",
     "connect",
+    "contains",
+    "definitions_version",
+    "ends_with",
+    "grouped",
+    "horizon",
     "identify",
+    "index_composite",
     "index_date",
+    "index_position",
     "index_quantity",
     "index_reference",
     "index_string",
     "index_token",
     "index_uri",
+    "job",
     "metadata",
     "param_dictionary",
     "resource",
     "resource_version",
     "secret",
+    "sees",
     "statement",
+    "terminology",
+    "terminology_use",
+    "unindexed",
+    "value_set_member",
 ]

@@ -16,6 +16,10 @@ class TooSlow(Exception):
     """A search ran into its time limit."""
 
 
+class Outdated(Exception):
+    """The definitions have changed since the rows of a change were made: nothing was written."""
+
+
 class Connection(Protocol):
     """Where statements run: inside one read, one snapshot or one transaction."""
 
@@ -28,11 +32,14 @@ class Connection(Protocol):
     async def begin(self) -> None:
         """Make what follows, and what is locked, part of one transaction."""
 
-    async def change(self, changes: Sequence[Change], *, final: bool = False) -> None:
+    async def change(
+        self, changes: Sequence[Change], *, final: bool = False, version: int | None = None
+    ) -> None:
         """Apply the changes, all or none, one statement a table.
 
         Where they are the `final` statement of the work, and nothing before began a transaction,
-        they need none of their own.
+        they need none of their own. Raises Outdated if `version` is given and is not that of the
+        definitions; what was changed under a version is committed before the next one begins.
         """
 
     async def add(self, changes: Sequence[Change]) -> None:

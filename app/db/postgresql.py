@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import asyncpg
 import sqlalchemy as sa
 
-from app.db.engine import TooSlow, Unavailable, Work
+from app.db.engine import Outdated, TooSlow, Unavailable, Work
 from app.db.statements import (
     REVISION,
     Change,
@@ -68,7 +68,9 @@ class PostgresConnection:
             self.in_transaction = True
             await self.raw.execute("BEGIN")
 
-    async def change(self, changes: Sequence[Change], *, final: bool = False) -> None:
+    async def change(
+        self, changes: Sequence[Change], *, final: bool = False, version: int | None = None
+    ) -> None:
         """Apply all changes in one round trip: one statement a table, joined as a WITH query."""
         used = [change for change in changes if change.rows]
         if not used:
@@ -77,7 +79,13 @@ class PostgresConnection:
             await self.begin()
         shape = tuple((c.kind, c.table, c.columns, c.by) for c in used)
         given = [argument for c in used for argument in postgresql_arguments(c)]
-        await self.fetch(_postgresql_text(shape), given)
+        if version is None:
+            await self.fetch(_postgresql_text(shape), given)
+            return
+        try:
+            await self.fetch(_postgresql_text(shape, checked=True), [*given, version])
+        except asyncpg.DivisionByZeroError as error:
+            raise Outdated from error
 
     async def add(self, changes: Sequence[Change]) -> None:
         """Add rows that others may be adding too, and remember them for a retry."""
@@ -130,13 +138,23 @@ class PostgresConnection:
 @functools.lru_cache(1024)
 def _postgresql_text(
     shape: tuple[tuple[Any, sa.Table, tuple[str, ...], tuple[str, ...]], ...],
+    *,
+    checked: bool = False,
 ) -> str:
+    """Return the statement that applies changes of this shape.
+
+    A `checked` one has the version as its last parameter, and fails where the definitions have
+    another. It locks that row, so that they cannot change before its transaction has ended, and
+    waits where they are changing. To divide by zero is how a statement can refuse itself: one
+    that commits by itself could not be taken back.
+    """
     parts, first = [], 1
     for n, (kind, table, columns, by) in enumerate(shape):
         text = postgresql_change(Change(kind, table, columns, (), by), first)
         parts.append(f"c{n} AS ({text})")
         first += len(columns)
-    return f"WITH {', '.join(parts)} SELECT 1"
+    what = f"1 / (number = ${first})::int FROM definitions_version FOR SHARE" if checked else "1"
+    return f"WITH {', '.join(parts)} SELECT {what}"
 
 
 class _Pool:

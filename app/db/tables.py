@@ -20,6 +20,7 @@ Table = sa.Table
 Int = sa.Integer()
 
 LIVE = "state = 1"
+WIDE = "lo < hi"
 
 
 def _column(name: str, kind: Any) -> sa.Column[Any]:
@@ -137,6 +138,30 @@ index_uri = _index_table(
     {"key": Key, "param": Int, "uri": Text, "version": Text},
     ("param", "uri", "key", "version"),
 )
+# A row for each pair of what two components have in the element `k`
+index_composite = _index_table(
+    "index_composite",
+    {
+        "key": Key,
+        "owner": Key,
+        "lo": Float,
+        "hi": Float,
+        "param": Int,
+        "k": Int,
+        "system": Int,
+        "system2": Int,
+        "code": Text,
+        "code2": Text,
+    },
+    ("param", "code", "code2", "lo", "key", "k", "system", "system2", "hi"),
+    ("owner",),
+)
+# Points on the unit sphere, so that a distance is a chord and SQL needs no trigonometry
+index_position = _index_table(
+    "index_position",
+    {"key": Key, "z": Float, "x": Float, "y": Float, "param": Int},
+    ("param", "z", "key", "x", "y"),
+)
 compartment = _index_table(
     "compartment",
     {"key": Key, "comp": Key, "type": Small, "occurred": Key},
@@ -149,9 +174,57 @@ for _table, _keys in (
     (index_quantity, ("key", "param", "code", "lo", "hi", "unit")),
     (index_string, ("key", "param", "norm")),
     (index_uri, ("key", "param", "uri")),
+    (index_composite, ("key", "param", "k")),
+    (index_position, ("key", "param")),
     (compartment, ("key", "comp")),
 ):
     sa.Index(f"{_table.name}_key", *[_table.c[key] for key in _keys])
+
+# Intervals are few: they are found by their end as well
+for _table, _keys in (
+    (index_quantity, ("param", "code", "hi")),
+    (index_composite, ("param", "code", "code2", "hi")),
+):
+    sa.Index(
+        f"{_table.name}_wide",
+        *[_table.c[key] for key in _keys],
+        postgresql_where=sa.text(WIDE),
+        sqlite_where=sa.text(WIDE),
+    )
+
+# Every CodeSystem and ValueSet that searches may name: a stored one under the key of its resource,
+# a shipped one under a negative number
+terminology = sa.Table(
+    "terminology",
+    metadata,
+    sa.Column("key", Key, primary_key=True, autoincrement=False),
+    _column("size", Int),  # of a CodeSystem its concepts, of a ValueSet its members
+    _column("kind", Small),  # 0 what is shipped as a whole, 1 CodeSystem, 2 ValueSet
+    _column("url", Text),
+    _column("version", Text),
+    _column("value_set", Text),  # the URL of the value set: of a CodeSystem, of the implicit one
+    _column("code", Text),  # the kind of problem (issue-type), "" if it can be searched with
+    _column("problem", Text),
+    _column("definition", Bytes),  # what expansion reads of it
+    sa.Index("terminology_url", "url"),
+    sa.Index("terminology_value_set", "value_set"),
+)
+terminology_use = _index_table(  # which definitions an expansion reads
+    "terminology_use", {"key": Key, "url": Text}, ("url", "key")
+)
+value_set_member = _index_table(
+    "value_set_member", {"vs": Key, "system": Int, "code": Text}, ("vs", "system", "code")
+)
+concept_ancestor = _index_table(
+    "concept_ancestor",
+    {"cs": Key, "system": Int, "ancestor": Text, "descendant": Text},
+    ("system", "ancestor", "cs", "descendant"),
+)
+sa.Index("terminology_use_key", terminology_use.c.key, terminology_use.c.url)
+sa.Index(
+    "concept_ancestor_descendant",
+    *[concept_ancestor.c[name] for name in ("system", "descendant", "cs", "ancestor")],
+)
 
 param_dictionary = sa.Table(
     "param_dictionary",
@@ -175,4 +248,25 @@ secret = sa.Table(
     metadata,
     sa.Column("name", Text, primary_key=True),
     _column("value", Bytes),
+)
+
+# One row: which search parameters there are, and which extractor made the index rows
+definitions_version = sa.Table(
+    "definitions_version",
+    metadata,
+    sa.Column("number", Key, primary_key=True, autoincrement=False),
+    _column("extractor", Int),
+)
+job = sa.Table(
+    "job",
+    metadata,
+    sa.Column("name", Text, primary_key=True),
+    _column("about", Text),  # what waits for its end: codes of search parameters
+    _column("ordered", Key),  # the version of the definitions that ordered it
+    _column("place", Key),  # where it goes on
+    _column("last", Key),  # where it ends
+    _column("done", Key),
+    _column("total", Key),
+    _column("holder", Text),  # who runs it
+    _column("until", Key),  # and until when, in microseconds, if nothing is heard of them
 )

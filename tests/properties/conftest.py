@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from copy import copy
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -33,11 +34,14 @@ START = 1_780_000_000_000_000  # microseconds: 2026-05-28
 def predictable(server: Server) -> Server:
     """Return the same server with a clock and ids that count."""
     ticks, ids = count(1), count(1)
+    editions = copy(server.editions)
+    editions.current = editions.made(replace(server.catalogue, secret=b"s" * 32))
     return replace(
         server,
         now=lambda: START + next(ticks) * 1000,
         new_id=lambda: f"n{next(ids)}",
-        catalogue=replace(server.catalogue, secret=b"s" * 32),
+        editions=editions,
+        edition=editions.current,
     )
 
 
