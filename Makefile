@@ -12,10 +12,10 @@ EXAMPLES := hl7.fhir.r4.examples@4.0.1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check format definitions conformance bench clean
+.PHONY: help run test check format definitions conformance bench bench-searches clean
 
 help: ## Say what each target does
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
 run: $(VENV)/.runtime ## Install, migrate and serve on http://127.0.0.1:8000/fhir
 	@$(BIN)/milepost migrate
@@ -44,8 +44,12 @@ conformance: $(VENV)/.test ## Put every official example through the server (nee
 	cd build && npm pack --silent $(EXAMPLES)
 	$(BIN)/python -m tests.conformance build/hl7.fhir.r4.examples-4.0.1.tgz
 
-bench: $(VENV)/.test ## Measure the real server; DATA=directory of Synthea bundles
+bench: $(VENV)/.test ## Measure the real server; DATA=directory of Synthea bundles, SEARCHES=no
 	$(BIN)/python -m benchmarks.bench $(if $(DATA),--data $(DATA))
+	$(if $(filter no,$(SEARCHES)),,$(MAKE) bench-searches)
+
+bench-searches: $(VENV)/.test ## Measure searches in 400,000 resources; KEEP=directory for the databases
+	$(BIN)/python -m benchmarks.searches $(if $(KEEP),--keep $(KEEP))
 
 clean: ## Remove the virtual environment and all caches, never a database
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -66,10 +66,11 @@ async def execute(url: str, statement: str) -> None:
 
 
 @contextmanager
-def postgresql(*, durable: bool = False) -> Iterator[PostgreSQL]:
+def postgresql(*, durable: bool = False, kept: Path | None = None) -> Iterator[PostgreSQL]:
     """Yield a server: the one of MILEPOST_TEST_POSTGRES, else a new one that goes afterwards.
 
-    A `durable` one is always new, and writes to disk as a server in production does.
+    A `durable` one is always new, and writes to disk as a server in production does. Its data may
+    be `kept` in a directory, in which the next one finds them.
     """
     given = os.environ.get("MILEPOST_TEST_POSTGRES")
     if given and not durable:
@@ -78,18 +79,20 @@ def postgresql(*, durable: bool = False) -> Iterator[PostgreSQL]:
     # Not the configured temporary directory: a socket's path may have 107 bytes at most
     home = Path(tempfile.mkdtemp(prefix="milepost-", dir="/tmp"))
     try:
-        with started(home, {} if durable else FAST) as server:
+        with started(home, {} if durable else FAST, kept) as server:
             yield server
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
 @contextmanager
-def started(home: Path, settings: dict[str, str]) -> Iterator[PostgreSQL]:
-    """Yield a server whose data, log and socket are in `home`."""
+def started(home: Path, settings: dict[str, str], kept: Path | None = None) -> Iterator[PostgreSQL]:
+    """Yield a server whose log and socket are in `home`, and its data too unless they are kept."""
     user = unprivileged(home)
     binaries = reachable(home, user)
-    data = home / "data"
+    data = kept or home / "data"
+    data.mkdir(exist_ok=True)
+    unprivileged(data)
     wanted = {**SETTINGS, **settings, "unix_socket_directories": str(home)}
     with (home / "log").open("ab") as log:
         options: dict[str, Any] = {
@@ -99,9 +102,10 @@ def started(home: Path, settings: dict[str, str]) -> Iterator[PostgreSQL]:
             "stderr": subprocess.STDOUT,
             **user,
         }
-        finished = subprocess.run([binaries / "initdb", "-D", data, *INITDB], **options)
-        if finished.returncode:
-            raise RuntimeError(f"initdb failed:\n{(home / 'log').read_text()[-2000:]}")
+        if not (data / "PG_VERSION").exists():
+            finished = subprocess.run([binaries / "initdb", "-D", data, *INITDB], **options)
+            if finished.returncode:
+                raise RuntimeError(f"initdb failed:\n{(home / 'log').read_text()[-2000:]}")
         arguments = [part for name in wanted for part in ("-c", f"{name}={wanted[name]}")]
         guard = subprocess.Popen(
             ["sh", "-c", GUARD, home, binaries / "postgres", "-D", data, *arguments],
