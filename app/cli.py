@@ -347,21 +347,28 @@ async def load_source(server: Server, source: Source, tally: Tally) -> list[str]
     problems: list[str] = []
     if source.error:
         return [source.error]
+    turn = asyncio.Lock()
     for start in range(0, len(source.resources), TOGETHER):
         some = source.resources[start : start + TOGETHER]
-        answers = await asyncio.gather(*(load_one(server, raw, tally) for _, raw in some))
+        answers = await asyncio.gather(*(load_one(server, raw, tally, turn) for _, raw in some))
         for (place, _), refusals in zip(some, answers, strict=True):
             problems += [f"{place}{one}" for one in refusals]
     return problems
 
 
-async def load_one(server: Server, raw: bytes, tally: Tally) -> list[str]:
-    """Write one resource, or what a Bundle asks for; return what was refused."""
+async def load_one(server: Server, raw: bytes, tally: Tally, turn: asyncio.Lock) -> list[str]:
+    """Write one resource, or what a Bundle asks for; return what was refused.
+
+    Bundles take turns: many at once would wait for a connection longer than one may.
+    """
     try:
         asked = interaction(raw)
     except FhirError as error:
         return [refusal(outcome(error.issues))]
-    return list(account(asked, await handle(server, SYSTEM, asked), tally))
+    if asked.code != "batch":
+        return list(account(asked, await handle(server, SYSTEM, asked), tally))
+    async with turn:
+        return list(account(asked, await handle(server, SYSTEM, asked), tally))
 
 
 def interaction(raw: bytes) -> Interaction:

@@ -48,8 +48,8 @@ INDEX_TABLES: dict[str, tuple[dict[str, Any], str, str, str]] = {
 
 WIDE = sa.text("lo < hi")
 WIDE_INDEXES = {
-    "index_quantity": "param code hi",
-    "index_composite": "param code code2 hi",
+    "index_quantity": ("param code hi", "key lo unit"),
+    "index_composite": ("param code code2 hi", "key lo k system system2"),
 }
 
 
@@ -64,11 +64,12 @@ def upgrade() -> None:
             sqlite_with_rowid=False,
         )
         op.create_index(f"{name}_key", name, second.split())
-    for name, keys in WIDE_INDEXES.items():
+    for name, (keys, others) in WIDE_INDEXES.items():
         op.create_index(
             f"{name}_wide",
             name,
             keys.split(),
+            postgresql_include=others.split(),
             postgresql_where=WIDE,
             sqlite_where=WIDE,
         )

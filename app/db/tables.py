@@ -181,13 +181,14 @@ for _table, _keys in (
     sa.Index(f"{_table.name}_key", *[_table.c[key] for key in _keys])
 
 # Intervals are few: they are found by their end as well
-for _table, _keys in (
-    (index_quantity, ("param", "code", "hi")),
-    (index_composite, ("param", "code", "code2", "hi")),
+for _table, _keys, _others in (
+    (index_quantity, ("param", "code", "hi"), ["key", "lo", "unit"]),
+    (index_composite, ("param", "code", "code2", "hi"), ["key", "lo", "k", "system", "system2"]),
 ):
     sa.Index(
         f"{_table.name}_wide",
         *[_table.c[key] for key in _keys],
+        postgresql_include=_others,
         postgresql_where=sa.text(WIDE),
         sqlite_where=sa.text(WIDE),
     )
