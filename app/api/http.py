@@ -84,7 +84,10 @@ class Endpoint:
         body = b""
         if method == "POST" or method == "PUT":
             form = path.endswith("_search")
-            _check_content_type(headers.get("content-type", ""), form=form)
+            sized = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+            bare = form and not sized  # all parameters are in the URL
+            if not bare or "content-type" in headers:
+                _check_content_type(headers.get("content-type", ""), form=form)
             limit = self.max_bundle_bytes if found.code == "batch" else self.max_resource_bytes
             body = await _body(headers, receive, limit)
             if form:

@@ -121,7 +121,8 @@ class PostgresConnection:
         return self.database.numbers
 
     async def known_systems(self, uris: Iterable[str]) -> Mapping[str, int]:
-        wanted = set(uris) - self.database.numbers.keys()
+        numbers = self.database.numbers
+        wanted = {uri for uri in uris if uri not in numbers}
         if wanted:
             text = "SELECT uri, system FROM system_dictionary WHERE uri = ANY($1::text[])"
             self.database.numbers.update(

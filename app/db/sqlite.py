@@ -65,6 +65,12 @@ def _busy(error: sqlite3.OperationalError) -> bool:
     return error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
+def _told(error: sqlite3.OperationalError) -> Exception:
+    """Return the error, as TooSlow where a statement is more than SQLite's parser can hold."""
+    deep = ("parser stack overflow", "Expression tree is too large")
+    return TooSlow("nested too deeply for SQLite") if str(error).startswith(deep) else error
+
+
 class SqliteConnection:
     """One standard library connection; its methods are coroutines that never wait."""
 
@@ -173,7 +179,7 @@ class SqliteConnection:
         return {**self.numbers, **self.fresh} if self.fresh else self.numbers
 
     async def known_systems(self, uris: Iterable[str]) -> Mapping[str, int]:
-        wanted = set(uris) - self.numbers.keys()
+        wanted = {uri for uri in uris if uri not in self.numbers}
         if not wanted:
             return self.numbers
         found = self.raw.execute(SYSTEMS, [json.dumps(list(wanted))]).fetchall()
@@ -319,7 +325,7 @@ class SqliteDatabase:
                 return await work(self.reader)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
-                raise
+                raise _told(error) from error
         return await asyncio.get_running_loop().run_in_executor(self.threads, self._search, work)
 
     def _search(self, work: Work[T]) -> T:
@@ -335,7 +341,7 @@ class SqliteDatabase:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                 raise TooSlow(f"stopped after {self.search_seconds:g} s") from error
-            raise
+            raise _told(error) from error
 
     async def write(self, work: Work[T]) -> T:
         loop = asyncio.get_running_loop()

@@ -287,18 +287,22 @@ def searchset(
 
     Entries are (type, id, body). An `outcome` is the last entry, of mode outcome.
     """
-    rows = [_found(base_url, entry, b"match") for entry in entries]
-    rows += [_found(base_url, entry, b"include") for entry in included]
+    rows = [*_found(base_url, entries, b"match"), *_found(base_url, included, b"include")]
     if outcome is not None:
         rows.append(b'{"resource":%b,"search":{"mode":"outcome"}}' % encode(outcome))
     known = [("total", b"%d" % total)] if total is not None else []
     return _bundle("searchset", [*known, ("link", _links(links))], rows)
 
 
-def _found(base_url: str, entry: Shown, mode: bytes) -> bytes:
-    type, id, body = entry
-    url = f"{base_url}/{type}/{id}".encode()
-    return b'{"fullUrl":"%b","resource":%b,"search":{"mode":"%b"}}' % (url, body, mode)
+def _found(base_url: str, entries: Iterable[Shown], mode: bytes) -> Iterator[bytes]:
+    """Yield entries with their full URLs; what is the same for all is put together once."""
+    end = b',"search":{"mode":"%b"}}' % mode
+    starts: dict[str, bytes] = {}
+    for type, id, body in entries:
+        start = starts.get(type)
+        if start is None:
+            start = starts[type] = f'{{"fullUrl":"{base_url}/{type}/'.encode()
+        yield b'%b%b","resource":%b%b' % (start, id.encode(), body, end)
 
 
 # bundle.html#history: the request that made a version, and the status of its answer

@@ -159,6 +159,24 @@ def test_reindex_of_a_type_leaves_the_others_alone(run: Command, database_url: s
     assert found == [["p", "q"], []]
 
 
+def test_reindex_keeps_the_members_of_value_sets(run: Command, database_url: str) -> None:
+    members = {"system": "http://example.org/tags", "concept": [{"code": "seen"}]}
+    of_tags = {
+        "resourceType": "ValueSet",
+        "id": "tags",
+        "url": "http://example.org/ValueSet/tags",
+        "status": "active",
+        "compose": {"include": [members]},
+    }
+    tag = {"system": "http://example.org/tags", "code": "seen"}
+    stored(database_url, of_tags, patient(id="tagged", meta={"tag": [tag]}))
+
+    done = run("reindex")
+
+    query = "/Patient?_tag:in=http://example.org/ValueSet/tags"
+    assert (done.exit_code, searched(database_url, query)) == (0, [["tagged"]])
+
+
 def test_reindex_refuses_a_type_that_there_is_not(run: Command) -> None:
     result = run("reindex", "--type", "Patent")
 

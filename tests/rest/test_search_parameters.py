@@ -594,7 +594,7 @@ def found_once_built(base_url: str) -> list[str]:
 def test_a_load_beside_the_server_writes_by_the_definitions_in_force(
     database_url: str, tmp_path: Path
 ) -> None:
-    file = many(tmp_path, 600)
+    file = many(tmp_path, 950)
     settings = environment(database_url, base_url=BASE_URL)
     written = "SELECT count(*) FROM resource_version"
     with (
@@ -604,7 +604,7 @@ def test_a_load_beside_the_server_writes_by_the_definitions_in_force(
         load = subprocess.Popen(
             command("load", file), cwd=ROOT, env=settings, stdout=log, stderr=log
         )
-        wait_until(lambda: load.poll() is not None or number(database_url, written) >= 100)
+        wait_until(lambda: load.poll() is not None or number(database_url, written) >= 1)
         url = f"{server.base_url}/SearchParameter/eye"
         reply = httpx.put(url, json=search_parameter(id="eye"), timeout=20)
         amid = load.poll() is None
@@ -613,7 +613,7 @@ def test_a_load_beside_the_server_writes_by_the_definitions_in_force(
 
     assert load.returncode == 0, (tmp_path / "load.log").read_text()
     assert (reply.status_code, amid) == (201, True)
-    assert all_of_them == sorted(f"p{n}" for n in range(600))
+    assert all_of_them == sorted(f"p{n}" for n in range(950))
 
 
 def test_a_server_that_is_killed_while_it_builds_goes_on_when_it_is_started_again(

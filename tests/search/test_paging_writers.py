@@ -125,6 +125,23 @@ async def test_an_update_that_moves_nothing_loses_nothing(sixty: httpx.AsyncClie
     assert sorted(seen) == [f"p{n:02}" for n in range(SIZE)]
 
 
+async def test_another_value_of_the_sort_parameter_moves_nothing(client: httpx.AsyncClient) -> None:
+    names = {"a": ["Aa"], "b": ["Bb"], "c": ["Cc"], "d": ["Dd"]}
+    for id, families in names.items():
+        await client.put(f"/Patient/{id}", json=named(id, *families))
+    first = await client.get("/Patient?_sort=family&_count=2")
+
+    await client.put("/Patient/c", json=named("c", "Zz", "Cc"))
+
+    rest = await client.get(link(first, "next") or "")
+    assert (ids(first), ids(rest)) == (["a", "b"], ["c", "d"])
+
+
+def named(id: str, *families: str) -> dict[str, object]:
+    """Return a Patient with these names."""
+    return {"resourceType": "Patient", "id": id, "name": [{"family": f} for f in families]}
+
+
 async def test_a_walk_in_the_order_of_updates_ends_though_all_is_updated(
     sixty: httpx.AsyncClient,
 ) -> None:

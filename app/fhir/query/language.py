@@ -13,7 +13,7 @@ Some parameters ask for something of the answer instead: `RESULT_PARAMETERS`.
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import tzinfo
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 from urllib.parse import quote, urlencode
 
 from app.fhir.definitions import Definitions, SearchParameter
@@ -57,6 +57,7 @@ RESULT_PARAMETERS = frozenset(
         *("_contained", "_containedType", "_explain", "_type", "_format", "_pretty", CURSOR),
     )
 )
+REPEATED = frozenset({"_include", "_revinclude", "_type"})
 SHOWN_ELSEWHERE = frozenset({CURSOR, "_format", "_pretty", "_explain"})
 
 # search.html#modifiers, beside `missing`, which every parameter takes, and the types of a reference
@@ -173,15 +174,18 @@ class Language:
             parts: list[Query] = [within] if within else []
             parts += reading.criteria(types, one, used)
             arms.append((one, conjunction(parts)))
-        search = reading.answer(types, used)
+        asked = reading.answer(types, used)
         shown = [pair for pair in used if pair[0] not in SHOWN_ELSEWHERE]
-        applied = [(n, str(search.count)) if n == "_count" and search.count else (n, v)
-                   for n, v in shown if (n, v) not in reading.ignored]  # fmt: skip
-        return replace(
-            search,
+        if "_count" in asked:
+            asked["count"] = count = asked.pop("_count")
+            shown = [(n, str(count) if n == "_count" else v) for n, v in shown]
+        applied = [pair for pair in shown if pair not in reading.ignored]
+        asked.setdefault("count", self.page_size)
+        return Search(
             arms=tuple(arms),
             applied=unparse(applied),
             ignored=tuple(reading.ignored.values()),
+            **asked,
         )
 
     def count(self, text: str | None) -> int:
@@ -276,10 +280,12 @@ class Reading:
     def known(self, type: str, code: str, name: str) -> SearchParameter:
         """Return a parameter that can be searched; a 400 that lists those of the type."""
         parameter = self.parameter_of(type, code)
+        if parameter is None and code in RESULT_PARAMETERS:
+            raise refused("not-supported", f"{code} takes no modifier", at(name))
         if parameter is None:
             codes = (c for c in self.language.supported(type) if not self.hidden(type, c))
             text = f"{type} has no search parameter {code[:80]!r}; it has: "
-            raise refused("not-supported", text + ", ".join(sorted(codes)), at(name))
+            raise refused("not-supported", text + ", ".join(sorted(("_list", *codes))), at(name))
         if (done := self.language.building.get((type, code))) is not None:
             text = f"The index of the search parameter {code} of {type} is being built: {done} %"
             raise refused("transient", text, at(name), 503)
@@ -463,40 +469,48 @@ class Reading:
 
     # --- the answer ----------------------------------------------------------------------------
 
-    def answer(self, types: tuple[str, ...], used: Pairs) -> Search:
-        """Return what is asked of the answer, the trees still empty."""
-        search = Search(())
-        given = single(used, RESULT_PARAMETERS - {"_include", "_revinclude", "_type"})
-        steps: dict[str, Callable[[str], Search]] = {
-            "_count": lambda v: replace(search, count=self.language.count(v)),
-            "_sort": lambda v: replace(search, sort=tuple(self.sort(types, v))),
-            "_total": lambda v: replace(
-                search, total=cast("Total", self.one_of("_total", v, Total))
-            ),
-            "_summary": lambda v: replace(
-                search, summary=cast("Summary", self.one_of("_summary", v, Summary))
-            ),
-            "_elements": lambda v: replace(search, elements=tuple(v.split(","))),
-            "_contained": lambda v: self.contained(search, "_contained", v),
-            "_containedType": lambda v: self.contained(search, "_containedType", v),
-            "_explain": lambda v: replace(search, explain=self.flag("_explain", v)),
-            CURSOR: lambda v: replace(search, cursor=v),
-        }
-        search = replace(search, count=self.language.page_size)
-        for name, step in steps.items():
-            if name in given:
-                try:
-                    search = step(given[name])
-                except FhirError as error:
-                    self.spare((name, given[name]), error)
-        if search.summary not in ("", "false") and search.elements:
+    def answer(self, types: tuple[str, ...], used: Pairs) -> dict[str, Any]:
+        """Return what is asked of the answer: fields of a Search, and `_count` where given."""
+        found: dict[str, Any] = {}
+        given = single(used, RESULT_PARAMETERS - REPEATED)
+        for name, value in given.items():
+            if name in ("_format", "_pretty"):
+                continue
+            try:
+                found |= self.asked(types, name, value)
+            except FhirError as error:
+                self.spare((name, value), error)
+        if found.get("summary", "false") != "false" and "elements" in found:
             text = "_summary and _elements exclude each other"
             raise refused("invalid", text, at("_elements"), 400)
         includes = tuple(self.includes(used))
-        if includes and search.summary == "text":  # search.html#summary
+        if includes:
+            found["includes"] = includes
+        if includes and found.get("summary") == "text":  # search.html#summary
             text = "_include and _revinclude cannot be combined with _summary=text"
             raise refused("invalid", text, at("_summary"), 400)
-        return replace(search, includes=includes)
+        return found
+
+    def asked(self, types: tuple[str, ...], name: str, value: str) -> dict[str, Any]:
+        """Return the field of a Search that one parameter of the answer sets."""
+        match name:
+            case "_count":
+                return {"_count": self.language.count(value)}
+            case "_sort":
+                return {"sort": tuple(self.sort(types, value))}
+            case "_total":
+                return {"total": self.one_of(name, value, Total)}
+            case "_summary":
+                return {"summary": self.one_of(name, value, Summary)}
+            case "_elements":
+                return {"elements": tuple(value.split(","))}
+            case "_explain":
+                return {"explain": self.flag(name, value)}
+            case "_contained" | "_containedType":
+                self.contained(name, value)
+            case "_cursor":
+                return {"cursor": value}
+        return {}
 
     def one_of(self, name: str, value: str, kind: object) -> str:
         """Return a value that must be one of a few."""
@@ -511,14 +525,13 @@ class Reading:
             raise refused("value", f"{name} must be 1 or 0", at(name), 400)
         return value in ("1", "true")
 
-    def contained(self, search: Search, name: str, value: str) -> Search:
-        """Return the search as it is: contained resources are never answers of their own."""
+    def contained(self, name: str, value: str) -> None:
+        """Refuse answers that are contained resources: those are never answers of their own."""
         if name != "_contained" or value != "false":
             text = (
                 f"{name}: contained resources are not searched; only _contained=false is supported"
             )
             raise refused("not-supported", text, at(name))
-        return search
 
     def sort(self, types: tuple[str, ...], value: str) -> Iterable[Sort]:
         """Yield the keys of `_sort`, each a parameter of all searched types (search.html#sort)."""
@@ -593,4 +606,4 @@ def at(name: str) -> str:
 
 def unparse(pairs: Iterable[tuple[str, str]]) -> str:
     """Return the query string of these pairs."""
-    return urlencode(tuple(pairs), quote_via=quote, safe=":/,|$")
+    return urlencode(tuple(pairs), quote_via=quote, safe=":/,$")

@@ -156,8 +156,14 @@ def shower(
 def explanation(explained: Mapping[str, Any]) -> Resource:
     """Return how a search was done as a Parameters resource."""
     parts: list[Resource] = [{"name": "tree", "valueString": t} for t in explained["tree"]]
-    for step in explained["statements"]:
+    for arm in explained["arms"]:
         told: list[Resource] = [
+            {"name": name, "valueString": arm[name]} for name in arm if name != "estimate"
+        ]
+        told.append({"name": "estimate", "valueInteger": arm["estimate"]})
+        parts.append({"name": "arm", "part": told})
+    for step in explained["statements"]:
+        told = [
             {"name": "purpose", "valueCode": step["purpose"]},
             {"name": "rows", "valueInteger": step["rows"]},
             {"name": "milliseconds", "valueDecimal": round(step["milliseconds"], 3)},

@@ -85,18 +85,40 @@ def linked(shape: Shape, key: Any, bind: Binder) -> sa.Select[Any]:
 
     Shape: ("chain" | "has", table, part, gate).
     """
-    kind, table, part, gate = shape
-    joined, link = _link(table, bind)
-    near, far = (link[0], link[1]) if kind == "chain" else (link[1], link[0])
-    links = sa.select(far).where(near == key, *link[2:])
-    # whoever refers, or has a URL, has index rows: it is live and of its parameter's type
-    known = kind == "has" or table == "uri" or implies(part)
-    if gate == ("all",) and known and by_key(part):
+    part, gate = shape[2:]
+    tables, conditions, near, far = _hop(shape, bind)
+    conditions = [near == key, *conditions]
+    while speaks_for_itself(shape):
         bind(db.Small)
-        return links.select_from(joined).where(condition(part, Keyed(far), bind))
+        if part[0] not in ("chain", "has") or not speaks_for_itself(part):
+            rows = sa.select(far).select_from(tables)
+            return rows.where(*conditions, condition(part, Keyed(far), bind))
+        # the next link joins this one: SQLite's parser has no room for many EXISTS in each other
+        shape, (further, more, near, beyond) = part, _hop(part, bind)
+        tables, conditions = tables.join(further, near == far), [*conditions, *more]
+        far, part = beyond, shape[2]
     r = db.resource.alias()
-    links = links.select_from(joined.join(r, r.c.key == far)).where(r.c.type == bind(db.Small))
-    return links.where(condition(part, r, bind), visible(r, gate, bind))
+    rows = sa.select(far).select_from(tables.join(r, r.c.key == far)).where(*conditions)
+    rows = rows.where(r.c.type == bind(db.Small))
+    return rows.where(condition(part, r, bind), visible(r, gate, bind))
+
+
+def _hop(shape: Shape, bind: Binder) -> tuple[Any, list[Clause], Any, Any]:
+    """Return one link of a chain: the tables, their conditions, where it begins and ends."""
+    joined, (one, other, *conditions) = _link(shape[1], bind)
+    return (joined, conditions, one, other) if shape[0] == "chain" else (
+        joined, conditions, other, one
+    )  # fmt: skip
+
+
+def speaks_for_itself(shape: Shape) -> bool:
+    """Return whether the rows at the end of a link need not be looked up.
+
+    Whoever refers, or has a URL, has index rows: it is live and of its parameter's type.
+    """
+    kind, table, part, gate = shape
+    known = kind == "has" or table == "uri" or implies(part)
+    return gate == ("all",) and known and by_key(part)
 
 
 def of_few(shape: Shape, key: Any, bind: Binder) -> Clause:
@@ -152,7 +174,7 @@ def implies(shape: Shape) -> bool:
     if shape[0] == "and":
         return any(implies(part) for part in shape[1:])
     if shape[0] == "or":
-        return all(implies(part) for part in shape[1:])
+        return len(shape) > 1 and all(implies(part) for part in shape[1:])
     chained = shape[0] == "chain" or shape[:2] == ("of few", "chain")
     return (
         chained
@@ -190,12 +212,15 @@ def _closure(shape: Shape, bind: Binder) -> Any:
     """Return the keys of a resource and of all below or above it, as far as they are visible."""
     _, direction, gate = shape
     r = db.resource.alias()
-    start = sa.select(r.c.key).where(r.c.type == bind(db.Small), r.c.id == bind(db.Text))
+    mine = sa.and_(r.c.type == bind(db.Small), r.c.id == bind(db.Text))
+    start = sa.select(r.c.key, r.c.type).where(mine)
     known = start.where(visible(r, gate, bind)).cte(recursive=True)
     f, n = db.index_reference.alias(), db.resource.alias()
     here, there = (f.c.target, f.c.key) if direction == "below" else (f.c.key, f.c.target)
-    step = sa.select(n.c.key).select_from(
-        known.join(f, here == known.c.key).join(n, n.c.key == there)
+    # a hierarchy is one of resources of one type, as the gate is
+    alike = sa.and_(n.c.key == there, n.c.type == known.c.type)
+    step = sa.select(n.c.key, n.c.type).select_from(
+        known.join(f, here == known.c.key).join(n, alike)
     )
     step = step.where(f.c.param == bind(db.Int), visible(n, gate, bind))
     return sa.select(known.union(step).c.key)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import cos, pi, radians, sin
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from app.fhir import ucum
 from app.fhir.access import Policy
 from app.fhir.definitions import Definitions
+from app.fhir.errors import refused
 from app.fhir.query import (
     All,
     And,
@@ -77,13 +78,23 @@ class Kind(Protocol):
         """Whether a resource has at most one row."""
 
 
+class Terminology(NamedTuple):
+    """The numbers of value sets and of hierarchies of code systems, by their URLs."""
+
+    value_sets: dict[str, int]
+    hierarchies: dict[str, int]
+
+
+NOTHING_NAMED = Terminology({}, {})
+
+
 @dataclass(frozen=True, slots=True)
 class Lowering:
     """What turns a tree into a shape and its values, for one worker's dictionaries.
 
     `kinds(type)` says of each parameter where its rows are; `base_url` is the server's own;
-    `value_sets` and `hierarchies` have the numbers of the value sets and code systems that the tree
-    asks for. `policy` is what chains see
+    `terminology` is what the tree names, `underneath` what the policy's own trees name: the caller
+    need not see that. `policy` is what chains see
     of other resources: that of the caller, or None inside of a policy, which looks at all.
     """
 
@@ -91,11 +102,11 @@ class Lowering:
     params: Numbers
     bits: Numbers
     systems: Mapping[str, int]
-    value_sets: Mapping[str, int]
-    hierarchies: Mapping[str, int]
+    terminology: Terminology
     kinds: Callable[[str], Mapping[str, Kind]]
     base_url: str
     policy: Policy | None = None
+    underneath: Terminology = NOTHING_NAMED
 
     def tree(self, node: Query, type: str, values: list[Any]) -> Shape:
         """Return the shape of `node` for resources of `type`, appending its values in order."""
@@ -144,10 +155,10 @@ class Lowering:
             self.params,
             self.bits,
             self.systems,
-            self.value_sets,
-            self.hierarchies,
+            self.underneath,
             self.kinds,
             self.base_url,
+            underneath=self.underneath,
         )
 
     def chain(self, node: Chain, type: str, values: list[Any]) -> Shape:
@@ -160,7 +171,7 @@ class Lowering:
             values.append(self.definitions.type_numbers[node.target])
             part = self.tree(node.part, node.target, values)
             shapes.append(("chain", table, part, self.gate(node.target, values)))
-        return shapes[0] if len(shapes) == 1 else ("or", *shapes)
+        return either(shapes)
 
     def has(self, node: Has, type: str, values: list[Any]) -> Shape:
         """Return ("has", table, part, gate): parameter, [url, version], type, part, gate."""
@@ -172,12 +183,12 @@ class Lowering:
             values.append(self.definitions.type_numbers[node.type])
             part = self.tree(node.part, node.type, values)
             shapes.append(("has", table, part, self.gate(node.type, values)))
-        return shapes[0] if len(shapes) == 1 else ("or", *shapes)
+        return either(shapes)
 
     def links(self, type: str, code: str, target: str) -> list[str]:
         """Return how a parameter refers to resources of a type: by key, by canonical URL."""
         tables = self.kinds(type)[code].tables
-        by_url = "uri" in tables and "url" in self.definitions.search_parameters[target]
+        by_url = "uri" in tables and has_canonical_url(self.definitions, target)
         return [t for t, may in (("reference", "reference" in tables), ("uri", by_url)) if may]
 
     # --- matches -------------------------------------------------------------------------------
@@ -188,9 +199,7 @@ class Lowering:
         for shape, own in self.matches(node, type):
             shapes.append(shape)
             values += own
-        if not shapes:
-            return ("nothing",)
-        return shapes[0] if len(shapes) == 1 else ("or", *shapes)
+        return either(shapes)
 
     def matches(self, node: Match, type: str) -> list[tuple[Shape, list[Any]]]:
         """Return ("match", table, operations), one for each table: parameter, then the terms'.
@@ -290,7 +299,7 @@ class Lowering:
         if node.parameter == "_id":
             yield "id", [term]
         elif node.modifier == "in":
-            yield "token in", [self.value_sets[term]]
+            yield "token in", [self.terminology.value_sets[term]]
         elif node.modifier == "exact":
             yield "string exact", [fold(term)[:NORM_LENGTH], term]
         elif node.modifier in ("contains", "ends"):
@@ -325,7 +334,7 @@ class Lowering:
         assert system is not None
         stored = stored_code(system, code, self.definitions.case_sensitive)
         number = self.systems.get(bounded(system), NOBODY)
-        yield f"token {direction}", [number, stored, self.hierarchies[system]]
+        yield f"token {direction}", [number, stored, self.terminology.hierarchies[system]]
 
     def reference(self, node: Match, type: str, term: Reference) -> Iterator[tuple[str, list[Any]]]:
         """Yield how a reference fits: a key, or a URL that a canonical may hold as well."""
@@ -366,7 +375,10 @@ class Lowering:
         if term.system is None:
             yield "code" if code else "", [*given, *code, self.canonical]
         elif term.system == UCUM and code and (unit := ucum.canonical(term.code)):
-            scaled = _floats(prefix, term.number.scaled(unit.scale))
+            try:
+                scaled = _floats(prefix, term.number.scaled(unit.scale))
+            except ValueError as error:
+                raise refused("value", f"A quantity in base units: {error}", status=400) from None
             yield "system code", [*scaled, self.canonical, unit.code]
         elif (system := bounded(term.system)) in self.systems:
             yield "system code" if code else "system", [*given, self.systems[system], *code]
@@ -403,6 +415,23 @@ class Lowering:
                     yield "code", [bounded(f"{kind}/{term.id}" if term.id else term.url)]
             case str():
                 yield "text", [term, after(term)]
+
+
+def either(shapes: list[Shape]) -> Shape:
+    """Return what one of the shapes finds; nothing, where there is none."""
+    if not shapes:
+        return ("nothing",)
+    return shapes[0] if len(shapes) == 1 else ("or", *shapes)
+
+
+def has_canonical_url(definitions: Definitions, type: str) -> bool:
+    """Return whether a canonical can name resources of a type: the `url` of a Device is none.
+
+    What a canonical names has a version as well (references.html#canonical).
+    """
+    known = definitions.search_parameters[type]
+    kinds = [known[code].type for code in ("url", "version") if code in known]
+    return kinds == ["uri", "token"]
 
 
 def _listed(names: list[str], values: list[Any]) -> tuple[list[str], list[Any]]:

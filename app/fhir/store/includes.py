@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from app import db
 from app.fhir.query import Include
-from app.fhir.sql import Plan
+from app.fhir.sql import Plan, has_canonical_url
 from app.fhir.store.catalogue import Catalogue
 from app.fhir.store.visibility import Visibility
 
@@ -57,14 +57,14 @@ class Includer:
             return [], False
         known = {entry.key for entry in entries}
         found: list[Entry] = []
-        size = 0
+        size, cut = 0, False
         frontier = list(entries)
         for hop in range(MOST_HOPS):
             fresh: dict[int, Entry] = {}
             for group in alike(include for include in includes if include.iterate or not hop):
-                for entry in await self.brought(group, frontier):
-                    if entry.key not in known:
-                        fresh[entry.key] = entry
+                brought, more = await self.brought(group, frontier)
+                cut |= more
+                fresh |= {entry.key: entry for entry in brought if entry.key not in known}
             for entry in sorted(fresh.values()):
                 size += len(entry.body)
                 if len(found) >= MOST_INCLUDED or size > MOST_INCLUDED_BYTES:
@@ -72,18 +72,20 @@ class Includer:
                 found.append(entry)
                 known.add(entry.key)
             frontier = list(fresh.values())
-            if not frontier:
-                return found, False
+            if cut or not frontier:
+                return found, cut
         return found, True
 
-    async def brought(self, includes: Sequence[Include], frontier: Sequence[Entry]) -> list[Entry]:
-        """Return what some includes bring to resources: all one way, and to the same types."""
+    async def brought(
+        self, includes: Sequence[Include], frontier: Sequence[Entry]
+    ) -> tuple[list[Entry], bool]:
+        """Return what some includes bring, all one way and to the same types; whether not all."""
         reverse, target = includes[0].reverse, includes[0].target
         wanted = [e for e in frontier if not (reverse and target) or e.type == target]
         links = self.links(includes, dict.fromkeys(entry.type for entry in wanted))
         types = {type for _, _, found in links for type in found}
         if not types:
-            return []
+            return [], False
         catalogue = self.catalogue
         numbers, names = catalogue.definitions.type_numbers, catalogue.definitions.resource_types
         gate, values = await self.visibility.gate_of(sorted(types), "search")
@@ -92,20 +94,23 @@ class Includer:
             "types": sorted(numbers[type] for type in types),
             "limit": MOST_INCLUDED + 1,
         }
-        by_url = {entry.type for entry in wanted} if reverse else types
+        here = {entry.type for entry in wanted} if reverse else types
+        by_url = {type for type in here if has_canonical_url(catalogue.definitions, type)}
         for code in ("url", "version"):
-            params = (catalogue.params.get((type, code)) for type in sorted(by_url))
-            named[f"{code}s"] = [number for number in params if number is not None]
-        entries = []
+            named[f"{code}s"] = [catalogue.params[type, code] for type in sorted(by_url)]
+        entries: list[Entry] = []
+        cut = False
         for table in ("reference", "uri"):
             named["params"] = [param for name, param, _ in links if name == table]
             if not named["params"]:
                 continue
             plan = catalogue.compiler.included(table, gate, values, reverse=reverse, **named)
-            for key, number, id, body in await self.run("include", plan):
+            rows = await self.run("include", plan)
+            cut |= len(rows) > MOST_INCLUDED
+            for key, number, id, body in rows:
                 type = names[number - 1]
                 entries.append(Entry(key, type, id, self.visibility.shown(type, body)))
-        return entries
+        return entries, cut
 
     def links(
         self, includes: Sequence[Include], here: Mapping[str, None]

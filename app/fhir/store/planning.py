@@ -46,6 +46,7 @@ from app.fhir.store.catalogue import Catalogue
 COUNT_SECONDS = 60.0  # a count is old news then; it only chooses a way, never an answer
 MOST_COUNTS = 10_000
 SOME = 601  # rows that are counted where there is another way anyhow
+MOST_NESTED = 2  # links that are walked inside each other: SQLite's parser has no more room
 FEW = 300  # rows that are few enough to look no further for a driver
 UNSURE = 9  # behind all that is CERTAIN
 
@@ -325,8 +326,12 @@ class Planner:
         else:
             far, owner, kind = part.type, part.type, "has"
             links = self.lowering.links(part.type, part.parameter, type)
+        if not links:
+            return None
         inner = await self.driven(far, part.part)
         if inner.driver[0] == "all" or inner.size >= PROBE_LIMIT:
+            return None
+        if nested(inner.driver) + nested(inner.rest) >= MOST_NESTED:
             return None
         candidates = []
         for table in links:
@@ -337,6 +342,12 @@ class Planner:
             shape = ("through", kind, table, inner.driver, inner.rest, inner.gate)
             candidates.append(Candidate(place, shape, [*values, *inner.values], False))
         return candidates[0] if len(candidates) == 1 else united(place, candidates)
+
+
+def nested(shape: Shape) -> int:
+    """Return how many links are walked inside each other."""
+    inside = max((nested(part) for part in shape if isinstance(part, tuple)), default=0)
+    return inside + (shape[0] in ("through", "of few"))
 
 
 def _all_of(shapes: Sequence[Shape]) -> Shape:

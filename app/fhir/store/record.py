@@ -328,7 +328,7 @@ class Store:
         staged, self.staged = self.staged, []
         if not staged:
             return
-        defining = any(s.type in membership.TYPES for s in staged)
+        defining = [s for s in staged if s.type in membership.TYPES and s.op != INDEXED]
         if defining:
             await membership.claim(self.connection)
         systems = await self.connection.systems(
@@ -345,7 +345,7 @@ class Store:
         final = not look and not defining
         await self.connection.change(changes, final=final, version=self.version)
         if defining:
-            written = {keys[s.type, s.id]: s.body for s in staged if s.type in membership.TYPES}
+            written = {keys[s.type, s.id]: s.body for s in defining}
             await membership.changed(self.connection, self.catalogue, written)
         await self._look(staged, keys)
 

@@ -57,8 +57,8 @@ class Row(NamedTuple):
     """One row of a page with what it is sorted by."""
 
     entry: Entry
-    xid: int
-    values: tuple[Any, ...]
+    xid: int = 0
+    values: Sequence[Any] = ()
 
 
 class Cursor(NamedTuple):
@@ -77,7 +77,8 @@ class Searcher:
     catalogue: Catalogue
     caller: Caller
     clock: Callable[[], float] = time.perf_counter
-    log: list[dict[str, Any]] = field(default_factory=list)
+    log: list[dict[str, Any]] | None = None
+    arms_taken: list[tuple[str, Arm, int]] = field(default_factory=list)
 
     @property
     def visibility(self) -> Visibility:
@@ -87,6 +88,8 @@ class Searcher:
     async def page(self, search: Search) -> Page:
         """Return one page; a 400 for a cursor that belongs to another search."""
         search = self.ordered(search)
+        if search.explain:
+            self.log = []
         order = self.order(search)
         about = self.about(search)
         cursor = self.opened(search.cursor, about) if search.cursor else None
@@ -104,9 +107,8 @@ class Searcher:
         following = ""
         if more:
             last = rows[-1]
-            values = [None if value == missing(key) else value
-                      for value, key in zip(last.values, order, strict=True)]  # fmt: skip
-            following = self.sealed(Cursor(values, last.entry.key, horizon), about)
+            place = Cursor(self.without(last.values, order), last.entry.key, horizon)
+            following = self.sealed(place, about)
         total: int | None = len(rows) if not more and not cursor else None
         if search.total == "accurate" and total is None:
             total = await self.total(planner, arms, 0)
@@ -194,6 +196,8 @@ class Searcher:
         """Return the rows of a page, whether more follow, and the horizon of the walk."""
         plans = [(type, *await planner.way(type, where, order, search))
                  for type, where in arms]  # fmt: skip
+        if self.log is not None:
+            self.arms_taken = [(type, arm, driven.size) for type, arm, driven, _ in plans]
         wanted = search.count + 1
         horizon = cursor.horizon if cursor else ""
         rows: list[Row] = []
@@ -234,7 +238,8 @@ class Searcher:
             if order[0].kind in TABLES and not arm.bounds:
                 second.append((type, Arm("missing", *found[:3]), found))
         rows, horizon = await self.merged(planner, first, order, search, cursor, limit)
-        if len(rows) < limit and second:
+        # an arm that is gathered brings what has no value at once: the others' may come before it
+        if second and (len(rows) < limit or rows[-1].values[0] == missing(order[0])):
             inside = cursor if cursor and cursor.values[0] is None else None
             late, seen = await self.merged(planner, second, order, search, inside, limit)
             rows = in_order([*rows, *late], order)[:limit]
@@ -256,6 +261,7 @@ class Searcher:
             for n, (value, key) in enumerate(zip(cursor.values, order, strict=True)):
                 named[f"a{n}"] = missing(key) if value is None else value
         names, show = self.catalogue.definitions.resource_types, self.visibility.shown
+        masked = bool(self.caller.policy.mask)
         rows: list[Row] = []
         horizon = ""
         for start in range(0, len(plans), ARMS_TOGETHER):
@@ -265,11 +271,14 @@ class Searcher:
             plan = self.catalogue.compiler.page(
                 order, tuple(arm for _, arm, _ in some), cursor is not None, values, **named
             )
-            for row in await self.run("page", plan):
-                type = names[row[1] - 1]
-                entry = Entry(row[0], type, row[2], show(type, row[3]))
-                xid, horizon = (row[4], row[5]) if order else (0, "")
-                rows.append(Row(entry, xid, tuple(row[6:])))
+            for key, number, id, body, *sorted_by in await self.run("page", plan):
+                type = names[number - 1]
+                entry = Entry(key, type, id, show(type, body) if masked else body)
+                if order:
+                    xid, horizon, *values = sorted_by
+                    rows.append(Row(entry, xid, values))
+                else:
+                    rows.append(Row(entry))
         return in_order(rows, order)[:limit], horizon
 
     def order(self, search: Search) -> tuple[Key, ...]:
@@ -323,17 +332,21 @@ class Searcher:
         for key, sort in zip(order, search.sort, strict=True):
             if key.kind == "updated":
                 found.append(updated)
-            elif key.kind != "id":
-                tables = ("reference", "uri") if key.kind == "reference" else (key.kind,)
-                names = ["quantity" if name == "number" else name for name in tables]
-                found.append({row for name in names for row in getattr(rows, name)
-                              if row[0] == sort.parameter})  # fmt: skip
+            elif key.kind in SORTED_BY:
+                table, column = SORTED_BY[key.kind]
+                own = [row[column] for row in getattr(rows, table) if row[0] == sort.parameter]
+                found.append((max if key.descending else min)(own, default=None))
+            elif key.kind != "id":  # of these more than one column counts
+                tables = (rows.quantity,) if key.kind == "quantity" else (rows.reference, rows.uri)
+                found.append({row for table in tables for row in table if row[0] == sort.parameter})
         return found
 
     # --- statements ----------------------------------------------------------------------------
 
     async def run(self, purpose: str, plan: Plan) -> Sequence[db.Row]:
         """Return the rows of a statement, and note how it went."""
+        if self.log is None:
+            return await self.connection.rows(plan.statement, plan.values)
         started = self.clock()
         rows = await self.connection.rows(plan.statement, plan.values)
         self.log.append(
@@ -348,10 +361,14 @@ class Searcher:
 
     def explained(self, search: Search) -> Mapping[str, Any] | None:
         """Return the tree, and each statement with its purpose, rows and time."""
-        if not search.explain:
+        if self.log is None:
             return None
         return {
             "tree": [f"{type}: {where}" for type, where in search.arms],
+            "arms": [
+                {"type": type, "way": arm.way, "driver": str(arm.driver), "estimate": size}
+                for type, arm, size in self.arms_taken
+            ],
             "statements": [
                 {
                     **{k: v for k, v in step.items() if k != "plan"},
@@ -363,6 +380,14 @@ class Searcher:
         }
 
 
+# Where the rows of the index have what they are sorted by, as the statements have it
+SORTED_BY = {
+    "date": ("date", 1),
+    "string": ("string", 1),
+    "token": ("token", 2),
+    "uri": ("uri", 1),
+    "number": ("quantity", 3),
+}
 SORT_KINDS: Mapping[str, str] = {"_id": "id", "_lastUpdated": "updated"}
 
 

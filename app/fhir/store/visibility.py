@@ -8,7 +8,14 @@ from app import db
 from app.fhir.access import Caller, Right
 from app.fhir.cut import cut
 from app.fhir.query import All, Query
-from app.fhir.sql import Lowering, Shape, hierarchies_in, systems_in, value_sets_in
+from app.fhir.sql import (
+    Lowering,
+    Shape,
+    Terminology,
+    hierarchies_in,
+    systems_in,
+    value_sets_in,
+)
 from app.fhir.store import membership
 from app.fhir.store.catalogue import Catalogue
 
@@ -29,7 +36,7 @@ class Visibility:
         if isinstance(tree, All):
             return ("all",), []
         values: list[Any] = []
-        lowering = await self.lowering([tree])
+        lowering = await self.lowering(())
         return lowering.inside().tree(tree, type, values), values
 
     async def gate_of(self, types: Iterable[str], right: Right) -> tuple[Shape, list[Any]]:
@@ -40,7 +47,7 @@ class Visibility:
         """
         policy, numbers = self.caller.policy, self.catalogue.definitions.type_numbers
         trees = {type: policy.of(type, right) for type in types}
-        lowering = (await self.lowering(set(trees.values()))).inside()
+        lowering = (await self.lowering(())).inside()
         groups: dict[str, tuple[Shape, list[Any], list[int]]] = {}
         for type, tree in trees.items():
             own: list[Any] = []
@@ -57,29 +64,32 @@ class Visibility:
 
         Raises a 400 for a value set or a code system that the caller does not know.
         """
-        policy = self.caller.policy
-        asked = list(trees)
-        known = [*asked, *policy.trees.values(), policy.otherwise]
-        named = {system for tree in known for system in systems_in(tree)}
-        catalogue, connection = self.catalogue, self.connection
-        value_sets, hierarchies = {}, {}
-        for tree in known:
-            see = self.may_see if tree in asked else everything
-            for uri in value_sets_in(tree):
-                value_sets[uri] = await membership.value_set(connection, catalogue, uri, see)
-            for system in hierarchies_in(tree):
-                hierarchies[system] = await membership.hierarchy(connection, catalogue, system, see)
+        policy, catalogue = self.caller.policy, self.catalogue
+        asked, underneath = tuple(trees), (*policy.trees.values(), policy.otherwise)
+        named = {system for tree in (*asked, *underneath) for system in systems_in(tree)}
         return Lowering(
             catalogue.definitions,
             catalogue.params,
             catalogue.bits,
-            await connection.known_systems(named),
-            value_sets,
-            hierarchies,
+            await self.connection.known_systems(named),
+            await self.terminology(asked, self.may_see),
             catalogue.indexer.parameter_kinds,
             catalogue.base_url,
             policy,
+            await self.terminology(underneath, everything),
         )
+
+    async def terminology(self, trees: Iterable[Query], see: membership.MaySee) -> Terminology:
+        """Return the numbers of the value sets and hierarchies that trees name, as far as seen."""
+        found = Terminology({}, {})
+        for tree in trees:
+            for uri in value_sets_in(tree):
+                number = await membership.value_set(self.connection, self.catalogue, uri, see)
+                found.value_sets[uri] = number
+            for system in hierarchies_in(tree):
+                number = await membership.hierarchy(self.connection, self.catalogue, system, see)
+                found.hierarchies[system] = number
+        return found
 
     def shown(self, type: str, body: bytes) -> bytes:
         """Return a resource as the caller gets it: without the elements that are masked."""
