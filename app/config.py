@@ -109,7 +109,10 @@ class Settings(BaseSettings):
     time_zone: Annotated[
         str,
         AfterValidator(known_zone),
-        Field(description="Zone of dates and searches that are written without one"),
+        Field(
+            description="Zone of dates and searches that are written without one; another one needs"
+            " `milepost reindex`"
+        ),
     ] = "UTC"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"],

@@ -87,10 +87,14 @@ async def check_installed(database: db.Database) -> None:
         raise NotMigrated("The shipped terminology is not up to date. Run: milepost migrate")
 
 
-async def check_indexed(database: db.Database) -> None:
+STALE = "The search index is of an older version or another time zone. Run: milepost reindex"
+
+
+async def check_indexed(database: db.Database, settings: Settings) -> None:
     """Raise NotMigrated unless searches of this version find all that is in an open database."""
-    if not await database.read(lambda connection: is_current(connection, database.dialect)):
-        raise NotMigrated("The search index is of an older version. Run: milepost reindex")
+    zone = settings.zone
+    if not await database.read(lambda c: is_current(c, database.dialect, zone)):
+        raise NotMigrated(STALE)
 
 
 async def check_ready(settings: Settings) -> None:
@@ -101,7 +105,7 @@ async def check_ready(settings: Settings) -> None:
     await database.open()
     try:
         await check_installed(database)
-        await check_indexed(database)
+        await check_indexed(database, settings)
     finally:
         await database.close()
 
@@ -129,7 +133,7 @@ async def build(settings: Settings, *, maintaining: bool = False) -> AsyncIterat
     try:
         await check_installed(database)
         if not maintaining:
-            await check_indexed(database)
+            await check_indexed(database, settings)
         known = definitions.load()
         editions = await open_editions(settings, database, known)
         # What is here now stays: the collector need not look at it again

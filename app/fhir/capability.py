@@ -124,7 +124,8 @@ def _referrers(language: Language) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {type: [] for type in definitions.resource_types}
     for source in definitions.resource_types:
         for name in _references(language, source):
-            for target in definitions.targets(source, name.partition(":")[2]) or found:
+            may = definitions.targets(source, name.partition(":")[2]) or found
+            for target in dict.fromkeys(may):
                 found[target].append(name)
     return found
 
@@ -144,7 +145,7 @@ def _supported(language: Language, type: str) -> Iterator[SearchParameter]:
 def _parameter(parameter: SearchParameter, percent: int | None) -> Json:
     row = {"name": parameter.code, "definition": parameter.url, "type": parameter.type}
     if percent is not None:
-        row["documentation"] = f"Is being built: {percent} % of the resources can be found by it"
+        row["documentation"] = f"Its index is being built: {percent} % is done"
     return row
 
 

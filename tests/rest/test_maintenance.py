@@ -159,6 +159,23 @@ def test_reindex_of_a_type_leaves_the_others_alone(run: Command, database_url: s
     assert found == [["p", "q"], []]
 
 
+def test_another_time_zone_is_refused_until_the_index_is_made_for_it(
+    run: Command, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored(database_url, patient(id="may", birthDate="1980-05-05"))
+    given = {"MILEPOST_DATABASE_URL": database_url, "MILEPOST_TIME_ZONE": "Europe/Zurich"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+
+    before = milepost("serve", database_url=database_url)
+    made = milepost("reindex", database_url=database_url)
+    after = milepost("load", __file__, database_url=database_url)
+
+    assert (before.returncode, "another time zone" in before.stderr) == (1, True)
+    assert made.returncode == 0
+    assert "another time zone" not in after.stderr
+
+
 def test_reindex_keeps_the_members_of_value_sets(run: Command, database_url: str) -> None:
     members = {"system": "http://example.org/tags", "concept": [{"code": "seen"}]}
     of_tags = {

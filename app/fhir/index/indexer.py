@@ -118,6 +118,7 @@ class Indexer:
 
     def __init__(self, definitions: Definitions, base_url: str, zone: tzinfo = UTC) -> None:
         self.definitions = definitions
+        self.zone = zone
         sensitive = definitions.case_sensitive
         self.implied = {
             value_set: {

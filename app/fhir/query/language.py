@@ -169,11 +169,10 @@ class Language:
             raise refused("too-costly", f"A search may have {limits}", status=400)
         reading = Reading(self, now, hidden, lenient)
         types = reading.types(type, used)
-        arms = []
-        for one in types:
-            parts: list[Query] = [within] if within else []
-            parts += reading.criteria(types, one, used)
-            arms.append((one, conjunction(parts)))
+        parts: dict[str, list[Query]] = {one: [within] if within else [] for one in types}
+        for pair in used:
+            for one, part in reading.criteria(types, pair).items():
+                parts[one].append(part)
         asked = reading.answer(types, used)
         shown = [pair for pair in used if pair[0] not in SHOWN_ELSEWHERE]
         if "_count" in asked:
@@ -182,7 +181,7 @@ class Language:
         applied = [pair for pair in shown if pair not in reading.ignored]
         asked.setdefault("count", self.page_size)
         return Search(
-            arms=tuple(arms),
+            arms=tuple((one, conjunction(found)) for one, found in parts.items()),
             applied=unparse(applied),
             ignored=tuple(reading.ignored.values()),
             **asked,
@@ -225,11 +224,12 @@ class Reading:
     lenient: bool
     ignored: dict[tuple[str, str], Issue] = field(default_factory=dict)
     nodes: int = 0
+    spent: dict[str, int] = field(default_factory=dict)
 
     def spare(self, pair: tuple[str, str], error: FhirError) -> None:
         """Note that a pair is left out, or raise where the client wants to know."""
         issue = error.issues[0]
-        if not self.lenient or issue.code == "too-costly":
+        if not self.lenient or issue.code in ("too-costly", "transient"):
             raise error
         self.ignored[pair] = replace(issue, severity="warning")
 
@@ -251,26 +251,27 @@ class Reading:
 
     # --- criteria ------------------------------------------------------------------------------
 
-    def criteria(self, types: tuple[str, ...], type: str, used: Pairs) -> Iterable[Query]:
-        """Yield the tree of each pair that is a criterion."""
-        for name, value in used:
-            if name in RESULT_PARAMETERS or name.partition(":")[0] in ("_include", "_revinclude"):
-                continue
+    def criteria(self, types: tuple[str, ...], pair: tuple[str, str]) -> dict[str, Query]:
+        """Return the tree of a pair for each type; none where it is no criterion, or is ignored."""
+        name, value = pair
+        if name in RESULT_PARAMETERS or name.partition(":")[0] in ("_include", "_revinclude"):
+            return {}
+        found = {}
+        for type in types:
+            self.nodes = self.spent.get(type, 0)
             try:
-                yield self.criterion(type, name, value)
+                found[type] = self.criterion(type, name, value)
             except FhirError as problem:
                 issues = [replace(issue, expression=at(name)) for issue in problem.issues]
-                error = FhirError(issues, problem.status)
-                if len(types) > 1 and self.uncommon(types, name):
-                    text = f"Not all of the searched types have a search parameter {name[:80]!r}"
-                    self.spare((name, value), refused("not-supported", text, at(name)))
-                else:
-                    self.spare((name, value), error)
-
-    def uncommon(self, types: tuple[str, ...], name: str) -> bool:
-        """Return whether one of the types lacks the parameter that a name begins with."""
-        code = name.partition(":")[0].partition(".")[0]
-        return any(self.parameter_of(type, code) is None for type in types)
+                error = FhirError(issues, problem.status, problem.headers)
+                code = name.partition(":")[0].partition(".")[0]
+                if len(types) > 1 and code != "_has" and self.parameter_of(type, code) is None:
+                    text = f"Not all of the searched types have a search parameter {code[:80]!r}"
+                    error = refused("not-supported", f"{text}: {type} has none", at(name))
+                self.spare(pair, error)
+                return {}
+            self.spent[type] = self.nodes
+        return found
 
     def parameter_of(self, type: str, code: str) -> SearchParameter | None:
         """Return a parameter that this caller may use, None where there is none."""
@@ -288,7 +289,8 @@ class Reading:
             raise refused("not-supported", text + ", ".join(sorted(("_list", *codes))), at(name))
         if (done := self.language.building.get((type, code))) is not None:
             text = f"The index of the search parameter {code} of {type} is being built: {done} %"
-            raise refused("transient", text, at(name), 503)
+            issue = Issue("error", "transient", text, at(name))
+            raise FhirError([issue], 503, {"Retry-After": "5"})
         if not self.language.searchable(parameter):
             text = f"The search parameter {code} is not supported"
             if code in TEXTS:
@@ -413,7 +415,7 @@ class Reading:
                 text = f"{type}.{code} has no target type {named}"
                 raise refused("not-supported", text, at(name))
         elif modifier and not self.takes(type, parameter, modifier):
-            raise self.no_modifier(parameter, modifier, name)
+            raise self.no_modifier(type, parameter, modifier, name)
         found = []
         for text in split_escaped(value, ","):
             try:
@@ -446,11 +448,12 @@ class Reading:
             return False
         return modifier in MODIFIERS.get(parameter.type, ())
 
-    def no_modifier(self, parameter: SearchParameter, modifier: str, name: str) -> FhirError:
+    def no_modifier(
+        self, type: str, parameter: SearchParameter, modifier: str, name: str
+    ) -> FhirError:
         """Return the refusal of a modifier, which names those that the parameter takes."""
-        takes = ["missing", *MODIFIERS.get(parameter.type, ())]
-        if parameter.code == "_id":
-            takes = ["missing", "not"]
+        known = MODIFIERS.get(parameter.type, ())
+        takes = ["missing", *(one for one in known if self.takes(type, parameter, one))]
         if parameter.code in TEXTS:
             takes = []
         if parameter.type == "reference":

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import tzinfo
 from functools import cached_property
+from zlib import crc32
 
 import sqlalchemy as sa
 
@@ -103,12 +104,12 @@ async def open_catalogue(
             _keep(before.indexer, indexer)
         params, bits = await _numbers(connection, dialect, official)
         plain = {(t, code) for t, known in definitions.search_parameters.items() for code in known}
-        current = extractor == EXTRACTOR
+        current = extractor == stamp(zone)
         if not current or not params.keys() >= plain:
             names = [(t, name) for t in definitions.resource_types for name in indexer.numbered(t)]
             params, bits = await number_parameters(connection, dialect, official, names)
         if not current and await _never_written(connection, dialect):
-            await note_extractor(connection, dialect)
+            await note_extractor(connection, dialect, zone)
             current = True
         return Catalogue(
             version=number,
@@ -177,10 +178,15 @@ async def _secret(connection: db.Connection, dialect: db.Dialect, entropy: bytes
     return bytes(found[0][0])
 
 
-async def is_current(connection: db.Connection, dialect: db.Dialect) -> bool:
-    """Return whether everything in the index is as this extractor writes it."""
+def stamp(zone: tzinfo) -> int:
+    """Return the number that stands for what makes index rows: the extractor, in a time zone."""
+    return crc32(f"{EXTRACTOR} {zone}".encode()) & 0x7FFFFFFF
+
+
+async def is_current(connection: db.Connection, dialect: db.Dialect, zone: tzinfo) -> bool:
+    """Return whether everything in the index is as this extractor writes it in a zone."""
     _, extractor = await _version(connection, dialect)
-    return extractor == EXTRACTOR or await _never_written(connection, dialect)
+    return extractor == stamp(zone) or await _never_written(connection, dialect)
 
 
 async def _version(connection: db.Connection, dialect: db.Dialect) -> tuple[int, int]:
@@ -196,12 +202,12 @@ async def _never_written(connection: db.Connection, dialect: db.Dialect) -> bool
     return not await connection.rows(db.statement(one, dialect), {})
 
 
-async def note_extractor(connection: db.Connection, dialect: db.Dialect) -> None:
+async def note_extractor(connection: db.Connection, dialect: db.Dialect, zone: tzinfo) -> None:
     """Note that everything in the index is as this extractor writes it."""
     await connection.begin()
     value = sa.bindparam("now", type_=db.Int)
     noted = sa.update(D).values(extractor=value).returning(D.c.extractor)
-    await connection.rows(db.statement(noted, dialect), {"now": EXTRACTOR})
+    await connection.rows(db.statement(noted, dialect), {"now": stamp(zone)})
 
 
 # --- changes -----------------------------------------------------------------------------------

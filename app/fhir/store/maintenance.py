@@ -103,7 +103,7 @@ async def take(
     async def work(connection: db.Connection) -> jobs.Job | None:
         there = await jobs.listed(connection, dialect)
         if [job.name for job in there] == [EVERYTHING]:
-            await note_extractor(connection, dialect)
+            await note_extractor(connection, dialect, catalogue.indexer.zone)
             await jobs.forget(connection, dialect, EVERYTHING)
         for job in there:
             if job.name == EVERYTHING or (types and job.name not in types):
