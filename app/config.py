@@ -106,6 +106,13 @@ class Settings(BaseSettings):
             " ignored with a warning (`lenient`) where a client does not say `Prefer: handling=`"
         ),
     ] = "strict"
+    text_search: Annotated[
+        bool,
+        Field(
+            description="Search by the words of narratives (`_text`) and of whole resources"
+            " (`_content`); to turn it on later, stop the servers and run `milepost reindex`"
+        ),
+    ] = False
     time_zone: Annotated[
         str,
         AfterValidator(known_zone),

@@ -93,8 +93,14 @@ STALE = "The search index is of an older version or another time zone. Run: mile
 async def check_indexed(database: db.Database, settings: Settings) -> None:
     """Raise NotMigrated unless searches of this version find all that is in an open database."""
     zone = settings.zone
-    if not await database.read(lambda c: is_current(c, database.dialect, zone)):
+
+    async def current(connection: db.Connection, *, texts: bool) -> bool:
+        return await is_current(connection, database.dialect, zone, texts=texts)
+
+    if not await database.read(partial(current, texts=False)):
         raise NotMigrated(STALE)
+    if settings.text_search and not await database.read(partial(current, texts=True)):
+        raise NotMigrated("The search index has no texts yet. Run: milepost reindex")
 
 
 async def check_ready(settings: Settings) -> None:
@@ -169,9 +175,9 @@ async def open_editions(
     entropy, started = os.urandom(32), instant(clock())
 
     async def read(before: Catalogue | None) -> Catalogue:
-        return await open_catalogue(
-            database, known, settings.base_url, settings.zone, entropy, before
-        )
+        place = settings.base_url, settings.zone
+        texts = settings.text_search
+        return await open_catalogue(database, known, *place, entropy, before, texts=texts)
 
     def made(catalogue: Catalogue) -> Edition:
         building = catalogue.building
@@ -196,6 +202,7 @@ def search_language(settings: Settings, known: definitions.Definitions) -> Langu
         settings.page_size,
         settings.max_page_size,
         lenient=settings.search_handling == "lenient",
+        texts=settings.text_search,
     )
 
 

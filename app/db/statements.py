@@ -39,10 +39,11 @@ class Statement:
 class Change:
     """Rows to insert, delete or update in one table, as one statement.
 
-    `add` skips rows that are there already; `update` and `delete` find their row by `by`.
+    `add` skips rows that are there already, `put` replaces them; `by` is how `put`, `update` and
+    `delete` find theirs.
     """
 
-    kind: Literal["insert", "add", "update", "delete"]
+    kind: Literal["insert", "add", "put", "update", "delete"]
     table: sa.Table
     columns: tuple[str, ...]
     rows: Sequence[Row]
@@ -118,6 +119,33 @@ def _ends_with(element: ends_with, compiler: SQLCompiler, **kw: Any) -> str:
     same = sa.func.substr(element.column, start) == element.part
     long_enough = length(element.column) >= length(element.part)
     return compiler.process(sa.and_(long_enough, same), **kw)
+
+
+class has_words(sa.ColumnElement[bool]):
+    """The row of a table of words has all words of the text `wanted`, parted by single spaces."""
+
+    inherit_cache = True
+    type = sa.Boolean()
+    _is_implicitly_boolean = True
+
+    def __init__(self, table: Any, wanted: sa.ColumnElement[Any]) -> None:
+        self.row = table.c.key
+        self.words = table.c.words
+        self.index = f"{table.element.name}_fts"
+        self.wanted = wanted
+
+
+@compiles(has_words, "postgresql")
+def _has_words_postgresql(element: has_words, compiler: SQLCompiler, **kw: Any) -> str:
+    words = compiler.process(element.words, **kw)
+    return f"{words} @@ replace({compiler.process(element.wanted, **kw)}, ' ', ' & ')::tsquery"
+
+
+@compiles(has_words, "sqlite")
+def _has_words_sqlite(element: has_words, compiler: SQLCompiler, **kw: Any) -> str:
+    key, wanted = compiler.process(element.row, **kw), compiler.process(element.wanted, **kw)
+    index = element.index  # words side by side mean all of them; what follows AND is lower case
+    return f"{key} IN (SELECT rowid FROM {index} WHERE {index} MATCH {wanted})"
 
 
 class unindexed(sa.ColumnElement[Any]):
@@ -207,6 +235,17 @@ def arguments(statement: Statement, values: Mapping[str, Any]) -> list[Any]:
     return [known[name] if name in known else values[name] for name in statement.names]
 
 
+def _on_conflict(change: Change) -> str:
+    """Return what becomes of an inserted row that is there already."""
+    if change.kind == "add":
+        return " ON CONFLICT DO NOTHING"
+    if change.kind != "put":
+        return ""
+    own = [name for name in change.columns if name not in change.by]
+    sets = ", ".join(f"{name} = excluded.{name}" for name in own)
+    return f" ON CONFLICT ({', '.join(change.by)}) DO UPDATE SET {sets}"
+
+
 def _generated(change: Change, dialect: Dialect) -> Mapping[str, str]:
     if change.kind != "insert":
         return {}
@@ -217,12 +256,11 @@ def sqlite_change(change: Change, rows: int = 1) -> str:
     """Return the statement that applies a change to one row, or inserts several."""
     table, columns = change.table.name, change.columns
     generated = _generated(change, "sqlite")
-    if change.kind in {"insert", "add"}:
-        skip = " OR IGNORE" if change.kind == "add" else ""
+    if change.kind in {"insert", "add", "put"}:
         marks = ", ".join([*("?" for _ in columns), *generated.values()])
         values = ", ".join([f"({marks})"] * rows)
         names = ", ".join([*columns, *generated])
-        return f"INSERT{skip} INTO {table} ({names}) VALUES {values}"
+        return f"INSERT INTO {table} ({names}) VALUES {values}{_on_conflict(change)}"
     where = " AND ".join(f"{name} = ?{columns.index(name) + 1}" for name in change.by)
     if change.kind == "delete":
         return f"DELETE FROM {table} WHERE {where}"
@@ -264,12 +302,11 @@ def postgresql_change(change: Change, first: int) -> str:
     )
     rows = f"unnest({arrays}) AS n({', '.join(columns)})"
     generated = _generated(change, "postgresql")
-    if change.kind in {"insert", "add"}:
-        skip = " ON CONFLICT DO NOTHING" if change.kind == "add" else ""
+    if change.kind in {"insert", "add", "put"}:
         return (
             f"INSERT INTO {table} ({', '.join([*columns, *generated])})"
             f" SELECT {', '.join([*(f'n.{c}' for c in columns), *generated.values()])}"
-            f" FROM {rows}{skip}"
+            f" FROM {rows}{_on_conflict(change)}"
         )
     where = " AND ".join(f"t.{name} = n.{name}" for name in change.by)
     if change.kind == "delete":

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import TSVECTOR
 
 metadata = sa.MetaData()
 
@@ -18,6 +19,7 @@ Float: sa.Double[float] = sa.Double()
 Small = sa.SmallInteger()
 Table = sa.Table
 Int = sa.Integer()
+Words: Any = TSVECTOR().with_variant(sa.Text(), "sqlite")
 
 LIVE = "state = 1"
 WIDE = "lo < hi"
@@ -162,6 +164,52 @@ index_position = _index_table(
     {"key": Key, "z": Float, "x": Float, "y": Float, "param": Int},
     ("param", "z", "key", "x", "y"),
 )
+
+
+def _words_table(name: str) -> sa.Table:
+    """Return a table of the words of resources, which are parted by single spaces.
+
+    On SQLite an FTS5 table beside it has the index, kept by triggers: as its own key an FTS5 table
+    knows but the rowid, which no other table of the house has.
+    """
+    table = sa.Table(
+        name,
+        metadata,
+        sa.Column("key", Key, primary_key=True, autoincrement=False),
+        _column("param", Int),
+        _column("words", Words),
+        sa.Index(f"{name}_words", "words", postgresql_using="gin").ddl_if(dialect="postgresql"),
+    )
+    for statement in fts5(name):
+        made = sa.DDL(statement).execute_if(dialect="sqlite")  # type: ignore[no-untyped-call]
+        sa.event.listen(table, "after_create", made)
+    return table
+
+
+def fts5(name: str) -> list[str]:
+    """Return what makes the FTS5 index of a table of words, and keeps it in step.
+
+    Every character that is not ASCII is one of a word, and words come folded: so the tokenizer
+    does no more than part them at their spaces.
+    """
+    index = f"{name}_fts"
+    add = f"INSERT INTO {index} (rowid, words) VALUES (new.key, new.words);"
+    remove = f"INSERT INTO {index} ({index}, rowid, words) VALUES ('delete', old.key, old.words);"
+    kept = {"insert": add, "delete": remove, "update": f"{remove} {add}"}
+    return [
+        f"CREATE VIRTUAL TABLE {index} USING fts5(words, content='{name}', content_rowid='key',"
+        " tokenize='ascii', detail='none', columnsize=0)",
+        *(
+            f"CREATE TRIGGER {index}_{event} AFTER {event.upper()} ON {name} BEGIN {does} END"
+            for event, does in kept.items()
+        ),
+    ]
+
+
+# The words of the narrative, and of the whole resource (search.html#text)
+index_text = _words_table("index_text")
+index_content = _words_table("index_content")
+
 compartment = _index_table(
     "compartment",
     {"key": Key, "comp": Key, "type": Small, "occurred": Key},
@@ -251,12 +299,14 @@ secret = sa.Table(
     _column("value", Bytes),
 )
 
-# One row: which search parameters there are, and which extractor made the index rows
+# One row: which search parameters there are, which extractor made the index rows, and whether
+# every resource has its words there
 definitions_version = sa.Table(
     "definitions_version",
     metadata,
     sa.Column("number", Key, primary_key=True, autoincrement=False),
     _column("extractor", Int),
+    _column("texts", Small),
 )
 job = sa.Table(
     "job",

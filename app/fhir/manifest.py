@@ -7,8 +7,9 @@ resource, so that an update knows what to delete and insert without reading the 
 Rule: equal rows are one, and no column is null: "" and sentinels stand for what is not there.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -32,14 +33,20 @@ INDEX: Mapping[db.Table, tuple[str, ...]] = {
     db.index_composite: ("param", "k", "system", "code", "system2", "code2", "lo", "hi"),
     db.index_position: ("param", "z", "x", "y"),
 }
+# The tables of words, in the order of the manifest, with the parameters that ask for them
+WORDS: Mapping[db.Table, str] = {db.index_text: "_text", db.index_content: "_content"}
 WITH_OWNER = {table for table in INDEX if "owner" in table.c}
 
 
 class Manifest(msgspec.Struct, array_like=True):
-    """The index rows of one version, without the key: what an update compares with its own."""
+    """The index rows of one version, without the key: what an update compares with its own.
+
+    Of words it has digests: `texts` is one for each of WORDS, empty where there are none.
+    """
 
     owner: int = 0
     tables: list[list[tuple[Any, ...]]] = []
+    texts: list[bytes] = []
 
 
 _DECODER = msgspec.msgpack.Decoder(Manifest)
@@ -113,12 +120,20 @@ class Numbers:
                 ],
                 [(params[type, p], z, x, y) for p, z, x, y in rows.position],
             ],
+            [blake2b(t.encode(), digest_size=16).digest() if t else b"" for t in rows.texts],
         )
+
+    def words(self, type: str, rows: Rows) -> list[tuple[int, str]]:
+        """Return parameter and words for each of WORDS, 0 where a type has no such parameter."""
+        named = zip(WORDS.values(), rows.texts, strict=False)  # none of either where it is off
+        return [(self.params.get((type, code), 0), found) for code, found in named]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """What changes in the index tables: rows to insert, to delete, and to give another owner.
+
+    `words` are rows of words to insert or replace, `wordless` the keys of those to delete.
 
     No row is in two of them: one statement cannot delete a row and insert it again.
     """
@@ -126,11 +141,16 @@ class Difference:
     added: Mapping[db.Table, list[db.Row]]
     removed: Mapping[db.Table, list[db.Row]]
     moved: Mapping[db.Table, list[db.Row]]
+    words: Mapping[db.Table, list[db.Row]]
+    wordless: Mapping[db.Table, list[db.Row]]
 
     @staticmethod
     def empty() -> "Difference":
         """Return a difference without rows."""
-        return Difference(*({table: [] for table in INDEX} for _ in range(3)))
+        return Difference(
+            *({table: [] for table in INDEX} for _ in range(3)),
+            *({table: [] for table in WORDS} for _ in range(2)),
+        )
 
     def add(self, key: int, old: Manifest, new: Manifest) -> None:
         """Append what the index of one resource lacks and has too much, going from `old`."""
@@ -147,6 +167,18 @@ class Difference:
             if owner and old.owner != new.owner:
                 self.moved[table].extend((key, *owner, *row) for row in after if row in known)
 
+    def add_words(
+        self, key: int, old: Manifest, new: Manifest, found: Sequence[tuple[int, str]]
+    ) -> None:
+        """Append what the tables of words lack and have too much; `found` is what `new` has."""
+        for n, table in enumerate(WORDS):
+            before = old.texts[n] if n < len(old.texts) else b""
+            after = new.texts[n] if n < len(new.texts) else b""
+            if after and after != before:
+                self.words[table].append((key, *found[n]))
+            elif before and not after:
+                self.wordless[table].append((key,))
+
     def changes(self) -> Iterator[db.Change]:
         """Yield one change for each table and kind."""
         for table, own in INDEX.items():
@@ -155,3 +187,6 @@ class Difference:
             yield db.Change("delete", table, found, self.removed[table], by=found)
             yield db.Change("update", table, wide, self.moved[table], by=found)
             yield db.Change("insert", table, wide, self.added[table])
+        for table in WORDS:
+            yield db.Change("delete", table, ("key",), self.wordless[table])
+            yield db.Change("put", table, ("key", "param", "words"), self.words[table])

@@ -19,6 +19,8 @@ TAGS = """
     h4 h5 h6 hr i img li ol p pre q samp small span strong sub sup table tbody td tfoot th thead tr
     tt ul var
 """
+# Elements inside of a word: `<b>m</b>g` is one
+WITHIN = "a abbr acronym b big cite code dfn em i q samp small span strong sub sup tt var"
 NAMES = """
     abbr accesskey align alt axis bgcolor border cellhalign cellpadding cellspacing cellvalign char
     charoff charset cite class colspan compact coords dir frame headers height href hreflang hspace
@@ -26,6 +28,7 @@ NAMES = """
     tabindex title type valign value vspace width
 """
 ELEMENTS = frozenset(f"{NAMESPACE} {tag}" for tag in TAGS.split())
+INLINE = frozenset(f"{NAMESPACE} {tag}" for tag in WITHIN.split())
 ATTRIBUTES = frozenset({*NAMES.split(), f"{XML} lang", f"{XML} space"})
 DIV = f"{NAMESPACE} div"
 IMAGE = f"{NAMESPACE} img"
@@ -64,6 +67,30 @@ def flaws(div: str) -> list[str]:
     if not reader.content:
         reader.flaws["The narrative has no content but white space"] = None
     return list(reader.flaws)
+
+
+def text(div: str) -> str:
+    """Return the text that a narrative's `div` shows; "" where it is not well-formed."""
+    if PLAIN.fullmatch(div):
+        return div[42:-6]
+    parts: list[str] = []
+
+    def element(name: str, _: object = None) -> None:
+        if name not in INLINE:
+            parts.append(" ")
+
+    def refuse(*_: object) -> None:
+        raise Refusal
+
+    parser = expat.ParserCreate(namespace_separator=" ")
+    parser.StartElementHandler = parser.EndElementHandler = element
+    parser.CharacterDataHandler = parts.append
+    parser.StartDoctypeDeclHandler = refuse
+    try:
+        parser.Parse(div, True)
+    except (expat.ExpatError, Refusal, UnicodeEncodeError):
+        return ""
+    return "".join(parts)
 
 
 class Reader:

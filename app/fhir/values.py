@@ -315,6 +315,8 @@ NORM_LENGTH: Final = 200
 
 WHOLE_BYTES: Final = 400
 KEPT_BYTES: Final = 300
+WORD: Final = re.compile(r"[^\W_]+")
+WORD_LENGTH: Final = 100
 
 
 def fold(text: str) -> str:
@@ -329,6 +331,15 @@ def fold(text: str) -> str:
         text = unicodedata.normalize("NFKD", text.casefold())
         text = "".join(c for c in text if not unicodedata.combining(c))
     return " ".join(text.casefold().split())
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text, each once, folded; a word is what has letters and digits alone.
+
+    Of a long one it is the beginning. No word is an operator of a full-text search.
+    https://hl7.org/fhir/R4/search.html#text
+    """
+    return list(dict.fromkeys(word[:WORD_LENGTH] for word in WORD.findall(fold(text))))
 
 
 def fold_code(code: str) -> str:

@@ -4,7 +4,8 @@ https://hl7.org/fhir/R4/search.html
 https://hl7.org/fhir/R4/compartmentdefinition.html
 
 `converters` knows how a value of each datatype becomes rows, `extraction` how the expressions of
-the search parameters become one function per type, `indexer` what the rows of a resource say.
+the search parameters become one function per type, `texts` what the words of a resource are,
+`indexer` what the rows of a resource say.
 
 Rule 1: rows are symbolic. They hold parameter codes, systems and ids as text; the store knows the
 numbers that stand for them. Rule 2: no column is None and no text is longer than an index entry

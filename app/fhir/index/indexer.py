@@ -26,6 +26,7 @@ from app.fhir.index.extraction import (
     function,
     resolve,
 )
+from app.fhir.index.texts import all_words, narrative_words
 from app.fhir.path import parse
 from app.fhir.values import ALWAYS, bounded, stored_code
 from app.fhir.wire import Resource
@@ -65,6 +66,9 @@ class Rows:
     `present` names the parameters with any value, indexed or not. `patients` are the ids of the
     Patients whose compartment holds the resource, `compartments` the (type, id) of the others.
     `occurred` is the microsecond of the primary clinical date.
+
+    `texts` are the words of the narrative and of the whole resource, parted by spaces; none of both
+    where they are not indexed.
     """
 
     token: tuple[tuple[str, str, str], ...]
@@ -79,6 +83,7 @@ class Rows:
     patients: tuple[str, ...]
     compartments: tuple[tuple[str, str], ...]
     occurred: int | None
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +119,17 @@ class Extractor:
 
 
 class Indexer:
-    """Makes the index rows of resources; owns the functions compiled for their types so far."""
+    """Makes the index rows of resources; owns the functions compiled for their types so far.
 
-    def __init__(self, definitions: Definitions, base_url: str, zone: tzinfo = UTC) -> None:
+    `texts` says whether it indexes words as well.
+    """
+
+    def __init__(
+        self, definitions: Definitions, base_url: str, zone: tzinfo = UTC, *, texts: bool = False
+    ) -> None:
         self.definitions = definitions
         self.zone = zone
+        self.texts = texts
         sensitive = definitions.case_sensitive
         self.implied = {
             value_set: {
@@ -165,6 +176,7 @@ class Indexer:
             patients=patients,
             compartments=others,
             occurred=occurred(compiled.dates, dates),
+            texts=(narrative_words(resource), all_words(resource)) if self.texts else (),
         )
 
     def parameter_kinds(self, kind: str) -> Mapping[str, ParameterRows]:

@@ -398,7 +398,8 @@ class Writer:
             return self.reader.missing(code, "false", "_filter")
         meaning = OPERATIONS[operation].get(kind)
         if meaning is None:
-            takes = [name for name, kinds in OPERATIONS.items() if kind in kinds or name == "pr"]
+            extra = "pr" if kind != "text" else ""
+            takes = [name for name, kinds in OPERATIONS.items() if kind in kinds or name == extra]
             text = f"_filter: {code} is a {kind} parameter, which takes {', '.join(takes)}"
             raise refused("not-supported", f"{text}, not {operation}", PLACE, 400)
         try:

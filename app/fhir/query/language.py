@@ -403,7 +403,7 @@ class Reading:
     ) -> Query:
         """Return the tree of a parameter with its modifier, which ends every chain."""
         code, kind = parameter.code, parameter.type
-        if modifier == "missing":
+        if modifier == "missing" and code not in TEXTS:
             return self.missing(code, value, name)
         negated = modifier in ("not", "not-in")
         effective = {"not": "", "not-in": "in"}.get(modifier, modifier)
@@ -545,8 +545,9 @@ class Reading:
             code = name.removeprefix("-")
             for type in types:
                 parameter = self.known(type, code, "_sort")
-                if parameter.type in ("composite", "special"):
-                    text = f"{code} is a {parameter.type} parameter, which has no order"
+                if parameter.type in ("composite", "special") or code in TEXTS:
+                    kind = "text" if code in TEXTS else parameter.type
+                    text = f"{code} is a {kind} parameter, which has no order"
                     raise refused("not-supported", text, at("_sort"))
             yield Sort(code, name.startswith("-"))
 

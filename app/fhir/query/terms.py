@@ -26,6 +26,7 @@ from app.fhir.values import (
     split_prefix,
     unescape,
     widen,
+    words,
 )
 
 # location.html#near: the units of a distance, in kilometres; without a unit it is kilometres
@@ -41,6 +42,7 @@ DECIMAL = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,30})?")
 NEAR_KILOMETRES = 10.0  # where no distance is given: location.html#near leaves it to the server
 # What is searched in whole texts (search.html#text)
 TEXTS = frozenset({"_text", "_content"})
+MOST_WORDS = 50
 # A resource's place below another of its type: the parameter that says so
 HIERARCHIES = ("partof", "part-of")
 
@@ -199,10 +201,12 @@ def _near(text: str) -> Near:
 
 
 def _words(text: str) -> str:
-    found = " ".join(fold(unescape(text)).split())
+    found = words(unescape(text))
     if not found:
-        raise ValueError("a text must have more than white space and accents")
-    return found
+        raise ValueError("expected words of letters or digits")
+    if len(found) > MOST_WORDS:
+        raise ValueError(f"a text may have {MOST_WORDS} words")
+    return " ".join(found)
 
 
 BY_TYPE: Mapping[str, Callable[[str], Term]] = {

@@ -58,6 +58,7 @@ EXTERNAL = 0  # the type number of a phantom that stands for a URL elsewhere
 UCUM = "http://unitsofmeasure.org"
 CANONICAL = "http://unitsofmeasure.org#canonical"
 EARTH_KILOMETRES = 6371.0088  # mean radius
+WORDS = {"_text": "text", "_content": "content"}  # operations on words
 MANY = 8  # values that are worth a list
 NOBODY = -1  # no system, parameter or resource has this number
 
@@ -295,9 +296,11 @@ class Lowering:
                 raise AssertionError(term)
 
     def text(self, node: Match, type: str, term: str) -> Iterator[tuple[str, list[Any]]]:
-        """Yield how a plain text fits: an id, the beginning of a string, a uri, a value set."""
+        """Yield how a plain text fits: an id, the beginning of a string, a uri, words ..."""
         if node.parameter == "_id":
             yield "id", [term]
+        elif node.parameter in WORDS:
+            yield WORDS[node.parameter], [term]
         elif node.modifier == "in":
             yield "token in", [self.terminology.value_sets[term]]
         elif node.modifier == "exact":

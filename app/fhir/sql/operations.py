@@ -257,6 +257,10 @@ def _compared(prefix: str, t: Any, bind: Bind) -> Clause:
     return COMPARED[prefix](t.c.norm, bind(db.Text))
 
 
+def _words(t: Any, bind: Bind) -> Clause:
+    return db.has_words(t, bind(db.Text))
+
+
 def _near(t: Any, bind: Bind) -> Clause:
     """Return whether a point of the unit sphere is within a chord of another."""
     low, high = bind(db.Float), bind(db.Float)
@@ -388,6 +392,8 @@ OPERATIONS: dict[str, Operation] = {
     "uri below": Operation(db.index_uri, _uri_below),
     "uri above": Operation(db.index_uri, _uri_above),
     "near": Operation(db.index_position, _near),
+    "text": Operation(db.index_text, _words, unique=True),
+    "content": Operation(db.index_content, _words, unique=True),
     **{
         f"date:{p}": Operation(
             db.index_date,

@@ -86,31 +86,36 @@ async def open_catalogue(
     zone: tzinfo,
     entropy: bytes,
     before: Catalogue | None = None,
+    *,
+    texts: bool = False,
 ) -> Catalogue:
     """Return the catalogue of an open database; parameters that it does not know get numbers.
 
     `entropy` becomes the secret of the cursors if the database has none yet. What the catalogue
-    `before` has compiled is kept where nothing changed.
+    `before` has compiled is kept where nothing changed. `texts` says whether words are indexed: if
+    not, the database notes that from now on not every resource has its words in the index.
     """
     dialect = database.dialect
 
     async def work(connection: db.Connection) -> Catalogue:
         # The version first: what is read after it is at least as new, and a write says so
-        number, extractor = await _version(connection, dialect)
+        number, extractor, worded = await _version(connection, dialect)
         custom = await _custom(connection, dialect, official)
         definitions = official.with_parameters(custom.values()) if custom else official
-        indexer = Indexer(definitions, base_url, zone)
+        indexer = Indexer(definitions, base_url, zone, texts=texts)
         if before is not None:
             _keep(before.indexer, indexer)
         params, bits = await _numbers(connection, dialect, official)
         plain = {(t, code) for t, known in definitions.search_parameters.items() for code in known}
-        current = extractor == stamp(zone)
+        current = extractor == stamp(zone) and worded >= texts
         if not current or not params.keys() >= plain:
             names = [(t, name) for t in definitions.resource_types for name in indexer.numbered(t)]
             params, bits = await number_parameters(connection, dialect, official, names)
         if not current and await _never_written(connection, dialect):
-            await note_extractor(connection, dialect, zone)
+            await note_extractor(connection, dialect, zone, texts=texts)
             current = True
+        if current and worded > texts:
+            await note_extractor(connection, dialect, zone, texts=texts)
         return Catalogue(
             version=number,
             official=official,
@@ -153,7 +158,7 @@ def _keep(before: Indexer, indexer: Indexer) -> None:
 
 async def state(connection: db.Connection, dialect: db.Dialect) -> tuple[int, Numbers]:
     """Return the version of the definitions, and what of them is being built, as in `Catalogue`."""
-    number, _ = await _version(connection, dialect)
+    number, *_ = await _version(connection, dialect)
     return number, await building(connection, dialect)
 
 
@@ -183,17 +188,20 @@ def stamp(zone: tzinfo) -> int:
     return crc32(f"{EXTRACTOR} {zone}".encode()) & 0x7FFFFFFF
 
 
-async def is_current(connection: db.Connection, dialect: db.Dialect, zone: tzinfo) -> bool:
-    """Return whether everything in the index is as this extractor writes it in a zone."""
-    _, extractor = await _version(connection, dialect)
-    return extractor == stamp(zone) or await _never_written(connection, dialect)
+async def is_current(
+    connection: db.Connection, dialect: db.Dialect, zone: tzinfo, *, texts: bool
+) -> bool:
+    """Return whether the index is as this extractor writes it in a zone, with `texts` or not."""
+    _, extractor, worded = await _version(connection, dialect)
+    current = extractor == stamp(zone) and worded >= texts
+    return current or await _never_written(connection, dialect)
 
 
-async def _version(connection: db.Connection, dialect: db.Dialect) -> tuple[int, int]:
-    """Return the version of the definitions, and the extractor that wrote the index."""
-    both = db.statement(sa.select(D.c.number, D.c.extractor), dialect)
-    ((number, extractor),) = await connection.rows(both, {})
-    return number, extractor
+async def _version(connection: db.Connection, dialect: db.Dialect) -> tuple[int, int, bool]:
+    """Return the version of the definitions, who wrote the index, and whether it has all words."""
+    row = db.statement(sa.select(D.c.number, D.c.extractor, D.c.texts), dialect)
+    ((number, extractor, worded),) = await connection.rows(row, {})
+    return number, extractor, bool(worded)
 
 
 async def _never_written(connection: db.Connection, dialect: db.Dialect) -> bool:
@@ -202,12 +210,16 @@ async def _never_written(connection: db.Connection, dialect: db.Dialect) -> bool
     return not await connection.rows(db.statement(one, dialect), {})
 
 
-async def note_extractor(connection: db.Connection, dialect: db.Dialect, zone: tzinfo) -> None:
-    """Note that everything in the index is as this extractor writes it."""
+async def note_extractor(
+    connection: db.Connection, dialect: db.Dialect, zone: tzinfo, *, texts: bool
+) -> None:
+    """Note that the index is as this extractor writes it in a zone, with `texts` or without."""
     await connection.begin()
-    value = sa.bindparam("now", type_=db.Int)
-    noted = sa.update(D).values(extractor=value).returning(D.c.extractor)
-    await connection.rows(db.statement(noted, dialect), {"now": stamp(zone)})
+    values = {"extractor": sa.bindparam("now", type_=db.Int)}
+    values["texts"] = sa.bindparam("worded", type_=db.Small)
+    noted = sa.update(D).values(values).returning(D.c.extractor)
+    given = {"now": stamp(zone), "worded": int(texts)}
+    await connection.rows(db.statement(noted, dialect), given)
 
 
 # --- changes -----------------------------------------------------------------------------------

@@ -63,9 +63,11 @@ def statements(dialect: db.Dialect) -> dict[str, db.Statement]:
 async def order(database: db.Database, catalogue: Catalogue, types: Collection[str] = ()) -> None:
     """Order that the resources of these types, or all, are indexed anew.
 
-    A job that is there goes on where it is, and so does what was ordered for all types.
+    A job that is there goes on where it is, and so does what was ordered for all types, unless it
+    was for an index with words and this one is for one without, or the other way round.
     """
     dialect = database.dialect
+    everything = jobs.Job(EVERYTHING, kind(catalogue), ordered=catalogue.version)
     names, version = catalogue.definitions.resource_types, catalogue.version
     live = await database.read(lambda c: c.rows(statements(dialect)["extents"], {}))
     stored = {
@@ -75,14 +77,21 @@ async def order(database: db.Database, catalogue: Catalogue, types: Collection[s
 
     async def work(connection: db.Connection) -> None:
         await connection.begin()
-        there = {job.name for job in await jobs.listed(connection, dialect)}
+        there = {job.name: job for job in await jobs.listed(connection, dialect)}
+        if EVERYTHING in there and there[EVERYTHING].about != everything.about:
+            there = {}
         wanted = {name: job for name, job in stored.items() if name in types}
         if not types and EVERYTHING not in there:
-            wanted = {**stored, EVERYTHING: jobs.Job(EVERYTHING, ordered=version)}
-        for name in sorted(wanted.keys() - there):
+            wanted = {**stored, EVERYTHING: everything}
+        for name in sorted(wanted.keys() - there.keys()):
             await jobs.order(connection, dialect, wanted[name])
 
     await database.write(work)
+
+
+def kind(catalogue: Catalogue) -> str:
+    """Return which index a catalogue writes: "texts" for one with words."""
+    return "texts" if catalogue.indexer.texts else ""
 
 
 async def listed(database: db.Database, types: Collection[str] = ()) -> list[jobs.Job]:
@@ -102,8 +111,11 @@ async def take(
 
     async def work(connection: db.Connection) -> jobs.Job | None:
         there = await jobs.listed(connection, dialect)
+        if any(job.name == EVERYTHING and job.about != kind(catalogue) for job in there):
+            return None  # for those who were told the same of texts
         if [job.name for job in there] == [EVERYTHING]:
-            await note_extractor(connection, dialect, catalogue.indexer.zone)
+            indexer = catalogue.indexer
+            await note_extractor(connection, dialect, indexer.zone, texts=indexer.texts)
             await jobs.forget(connection, dialect, EVERYTHING)
         for job in there:
             if job.name == EVERYTHING or (types and job.name not in types):

@@ -443,6 +443,7 @@ class Store:
             elif s.current and s.current.owner != owner:
                 moved.append((key, s.version, owner))
             difference.add(key, old, new)
+            difference.add_words(key, old, new, numbers.words(s.type, s.rows) if s.rows else [])
         return [
             db.Change("insert", db.resource, RESOURCE_COLUMNS, inserted),
             db.Change("update", db.resource, RESOURCE_COLUMNS, updated),
