@@ -87,7 +87,7 @@ async def check_installed(database: db.Database) -> None:
         raise NotMigrated("The shipped terminology is not up to date. Run: milepost migrate")
 
 
-STALE = "The search index is of an older version or another time zone. Run: milepost reindex"
+STALE = "The search index is of another version or time zone. Run: milepost reindex"
 
 
 async def check_indexed(database: db.Database, settings: Settings) -> None:

@@ -141,7 +141,7 @@ async def test_a_search_parameter_that_is_being_built_is_shown_with_its_progress
         shown = content(await door.get("metadata"))
 
     text = progress(shown, "Patient", "eye")
-    assert text == "Is being built: 0 % of the resources can be found by it"
+    assert text == "Its index is being built: 0 % is done"
     assert progress(shown, "Patient", "name") == ""
 
 

@@ -137,7 +137,7 @@ APPLIED = {
     "name=marsh&_count=2": "?name=marsh&_count=2",
     "_format=json&_pretty=true": "",
     "name=a%26b%20%C3%A9": "?name=a%26b%20%C3%A9",
-    "identifier=urn:x%7C1&identifier=urn:y%7C2": "?identifier=urn:x|1&identifier=urn:y|2",
+    "identifier=urn:x%7C1&identifier=urn:y%7C2": "?identifier=urn:x%7C1&identifier=urn:y%7C2",
 }
 
 

@@ -37,7 +37,7 @@ from app.fhir.sql.gate import (
 from app.fhir.sql.lowering import Shape
 from app.fhir.sql.operations import NONE, ONE, Clause, any_of, bound, fence
 
-PROBE_LIMIT = 2001
+PROBE_LIMIT = 1801
 AFTER_ANY = 2**62
 
 SortKind = Literal[
