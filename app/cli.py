@@ -122,13 +122,13 @@ def migrate() -> None:
 def load(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Bundles or resources: .json or .ndjson, also as .bz2 or .gz"),
+        typer.Argument(help="Bundles or resources: .json or .ndjson, also as .bz2, .gz or a pipe"),
     ],
 ) -> None:
     """Load Bundles (batch, transaction) and single resources; a file named twice, once."""
     settings = settings_or_exit()
     files = list(dict.fromkeys(files))
-    missing = [file for file in files if not file.is_file()]
+    missing = [file for file in files if not file.exists() or file.is_dir()]
     for file in missing:
         err.print(f"[red]{file}[/red]: there is no such file", soft_wrap=True)
     if missing:

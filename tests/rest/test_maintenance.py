@@ -202,7 +202,7 @@ def test_reindex_that_is_interrupted_goes_on_where_it_was(
     run: Command, database_url: str, tmp_path: Path, end: signal.Signals
 ) -> None:
     file = tmp_path / "patients.ndjson"
-    file.write_text("\n".join(json.dumps(patient(id=f"p{n}")) for n in range(1500)))
+    file.write_text("\n".join(json.dumps(patient(id=f"p{n}")) for n in range(3000)))
     assert run("load", str(file)).exit_code == 0
     planted(database_url, f"UPDATE resource SET manifest = {empty(database_url)}")
     planted(database_url, "DELETE FROM index_token", "DELETE FROM index_string")
@@ -224,8 +224,8 @@ def test_reindex_that_is_interrupted_goes_on_where_it_was(
     result = run("reindex")
 
     assert reindex.returncode == (130 if end == signal.SIGINT else -signal.SIGKILL)
-    assert 0 < half < 1500
-    assert left == 1500 - half
+    assert 0 < half < 3000
+    assert left == 3000 - half
     assert result.exit_code == 0
     assert run("fsck").exit_code == 0
 
