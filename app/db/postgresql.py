@@ -274,13 +274,20 @@ class PostgresDatabase:
             self.records.release(connection)
 
     async def search(self, work: Work[T]) -> T:
-        async with self.searches.borrowed() as connection:
+        connection = await self.searches.acquire()
+        try:
+            return await work(connection)
+        except asyncpg.QueryCanceledError as error:
+            raise TooSlow(f"stopped after {self.search_seconds:g} s") from error
+        except Exception as error:
+            if connection.raw.is_closed():
+                raise Unavailable(LOST) from error
+            raise
+        finally:
             try:
-                return await work(connection)
-            except asyncpg.QueryCanceledError as error:
-                raise TooSlow(f"stopped after {self.search_seconds:g} s") from error
-            finally:
                 await self._end(connection, "ROLLBACK")
+            finally:
+                self.searches.release(connection)
 
     async def write(self, work: Work[T]) -> T:
         async with self.records.borrowed() as connection:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
@@ -78,6 +79,28 @@ def _among_sqlite(element: among, compiler: SQLCompiler, **kw: Any) -> str:
     text = sa.bindparam(element.name, type_=sa.Text())
     column = compiler.process(element.column, **kw)
     return f"{column} IN (SELECT value FROM json_each({compiler.process(text, **kw)}))"
+
+
+def listed(name: str, dialect: Dialect) -> sa.FromClause:
+    """Return the resource keys in the list parameter `name` as rows with a column `key`."""
+    if dialect == "postgresql":
+        array = sa.bindparam(name, type_=postgresql.ARRAY(sa.BigInteger()))
+        key = sa.column("key", sa.BigInteger)
+        return sa.func.unnest(array).table_valued(key).render_derived()
+    text = sa.bindparam(name, type_=sa.Text())
+    each = sa.func.json_each(text).table_valued(sa.column("value", sa.BigInteger))
+    return sa.select(each.c.value.label("key")).subquery()
+
+
+def gathered(key: sa.ColumnElement[Any], dialect: Dialect) -> sa.ColumnElement[Any]:
+    """Return all keys of a column as one value, which `keys_in` reads."""
+    return sa.func.array_agg(key) if dialect == "postgresql" else sa.func.json_group_array(key)
+
+
+def keys_in(gathered: Sequence[int] | str | None) -> list[int]:
+    """Return the keys that were gathered, each once, the newest resources first."""
+    found = msgspec.json.decode(gathered) if isinstance(gathered, str) else gathered or ()
+    return sorted(set(found), reverse=True)
 
 
 class contains(sa.ColumnElement[bool]):

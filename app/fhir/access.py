@@ -30,10 +30,15 @@ class Policy:
     mask: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @cached_property
+    def all_trees(self) -> tuple[Query, ...]:
+        """The trees of which one decides, each once; none where nothing is hidden."""
+        trees = dict.fromkeys((*self.trees.values(), self.otherwise))
+        return tuple(tree for tree in trees if not isinstance(tree, All))
+
+    @cached_property
     def open(self) -> bool:
         """Whether nothing at all is hidden from the caller."""
-        trees = (*self.trees.values(), self.otherwise)
-        return not self.mask and all(isinstance(tree, All) for tree in trees)
+        return not self.mask and not self.all_trees
 
     def of(self, type: str, right: Right) -> Query:
         """Return the tree that resources of `type` must satisfy under `right`."""

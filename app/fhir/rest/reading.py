@@ -62,7 +62,9 @@ def presented(server: Server, asked: Interaction) -> Callable[[Version], bytes]:
 
     https://hl7.org/fhir/R4/search.html#summary (count is for searches alone) and #elements
     """
-    given = single(asked.pairs, SUBSETS)
+    given = single(asked.pairs, SUBSETS) if asked.pairs else {}
+    if not given:
+        return whole
     summary, elements = given.get("_summary", ""), given.get("_elements", "")
     names = tuple(elements.split(",")) if elements else ()
     if summary and summary not in (*MODES, "false"):
@@ -78,6 +80,11 @@ def presented(server: Server, asked: Interaction) -> Callable[[Version], bytes]:
         return cut(found.body, *cuts) if found.body else found.body
 
     return show
+
+
+def whole(found: Version) -> bytes:
+    """Return the bytes of a version as they are."""
+    return found.body
 
 
 async def search(server: Server, store: Store, asked: Interaction) -> Reply:

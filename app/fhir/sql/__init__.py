@@ -6,18 +6,18 @@ https://hl7.org/fhir/R4/search.html
 `gate` what a caller may see, `statements` builds whole statements and keeps their text.
 """
 
-from app.fhir.sql.gate import LIVE, ranges
+from app.fhir.sql.gate import LIVE, of_one_type, ranges
 from app.fhir.sql.lowering import (
     CANONICAL,
     EXTERNAL,
     NOBODY,
+    NOTHING_NAMED,
     Lowering,
+    Named,
     Shape,
     Terminology,
     has_canonical_url,
-    hierarchies_in,
-    systems_in,
-    value_sets_in,
+    named,
 )
 from app.fhir.sql.operations import CERTAIN, operation
 from app.fhir.sql.statements import (
@@ -40,6 +40,7 @@ __all__ = [
     "EXTERNAL",
     "LIVE",
     "NOBODY",
+    "NOTHING_NAMED",
     "PROBE_LIMIT",
     "TABLES",
     "WALKABLE",
@@ -47,15 +48,15 @@ __all__ = [
     "Compiler",
     "Key",
     "Lowering",
+    "Named",
     "Plan",
     "Shape",
     "SortKind",
     "Terminology",
     "has_canonical_url",
-    "hierarchies_in",
     "missing",
+    "named",
+    "of_one_type",
     "operation",
     "ranges",
-    "systems_in",
-    "value_sets_in",
 ]

@@ -29,7 +29,8 @@ LIVE, DELETED = 1, 2
 class Binder:
     """Hands out parameters p0, p1, ... in the order in which a shape asks for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, dialect: db.Dialect) -> None:
+        self.dialect = dialect
         self.names: list[str] = []
 
     def __call__(self, kind: Any, *, many: bool = False) -> Any:
@@ -72,6 +73,8 @@ def condition(shape: Shape, r: Any, bind: Binder, owner: Any = None) -> Clause:
             return fence(linked(shape, r.c.key, bind))
         case "of few":
             return of_few(shape, r.c.key, bind)
+        case "listed":
+            return db.among(r.c.key, bind(db.Key, many=True))
         case "placed":
             f = db.index_reference.alias()
             rows = sa.select(f.c.key).where(f.c.key == r.c.key, f.c.param == bind(db.Int))
@@ -129,14 +132,24 @@ def of_few(shape: Shape, key: Any, bind: Binder) -> Clause:
     _, kind, table, driver, rest, gate = shape
     joined, link = _link(table, bind, from_key=kind == "has")
     near, far = (link[0], link[1]) if kind == "chain" else (link[1], link[0])
-    inner = found(driver, rest, gate, bind).offset(NONE)
     if kind == "chain":
         links = sa.select(near).select_from(joined).where(near == key, *link[2:])
-        return fence(links.where(far.in_(inner)))
+        return fence(links.where(_one_of(far, driver, rest, gate, bind)))
+    inner = found(driver, rest, gate, bind).offset(NONE)
     few = inner.subquery()
     joined = few.join(joined, far == few.c.key)
     keys = sa.select(near).select_from(joined).where(*link[2:])
     among: Clause = key.in_(keys.offset(NONE)).is_(sa.true())  # so that it is not made a join
+    return among
+
+
+def _one_of(key: Any, driver: Shape, rest: Shape, gate: Shape, bind: Binder) -> Clause:
+    """Return whether a key is one of those that are found; a list that is all needs no finding."""
+    if (driver, rest, gate) == (("listed", True), ("all",), ("all",)):
+        fits = db.among(key, bind(db.Key, many=True))
+        bind(db.Small)
+        return fits
+    among: Clause = key.in_(found(driver, rest, gate, bind).offset(NONE))
     return among
 
 
@@ -179,6 +192,7 @@ def implies(shape: Shape) -> bool:
     return (
         chained
         or shape[0] in ("placed", "indexed")
+        or shape == ("listed", True)
         or (shape[0] in ("match", "same") and bool(shape[1]))
     )
 
@@ -289,14 +303,18 @@ def visible_version(r: Any, v: Any, gate: Shape, bind: Binder) -> Clause:
 def driven(shape: Shape, bind: Binder) -> tuple[Any, Clause, Any]:
     """Return what a driver walks: the tables, which rows of them, and the column of the key.
 
-    Shapes: ("match" | "same", table, operations), ("member",), ("union", drivers), and
-    ("through", "chain" | "has", table, driver, rest, gate) for the links of what another finds.
+    Shapes: ("match" | "same", table, operations), ("member",), ("union", drivers),
+    ("through", "chain" | "has", table, driver, rest, gate) for the links of what another finds, and
+    ("listed", of_one_type) for keys that are at hand.
     """
     match shape[0]:
         case "match" | "same":
             return _rows(shape, bind)
         case "member":
             return _members(bind)
+        case "listed":
+            some = db.listed(bind(db.Key, many=True), bind.dialect)
+            return some, sa.true(), some.c.key
         case "union":
             keys = sa.union(*[keys_of(part, bind) for part in shape[1:]]).subquery()
             return keys, sa.true(), keys.c.key
@@ -392,6 +410,8 @@ def probed(driver: Shape, rest: Shape, gate: Shape, key: Any, bind: Binder) -> C
 
 def unique(driver: Shape) -> bool:
     """Return whether a driver finds each key once."""
+    if driver[0] == "listed":
+        return True
     if driver[0] == "match" and len(driver) == 3:
         return operation(driver[2]).unique or not driver[1]
     return False
@@ -401,4 +421,6 @@ def of_one_type(driver: Shape) -> bool:
     """Return whether all that a driver finds is live and of the searched type."""
     if driver[0] == "union":
         return all(of_one_type(part) for part in driver[1:])
-    return driver[0] in ("match", "same", "member")
+    if driver[0] == "through":
+        return bool(driver[1] == "chain")  # whoever refers has index rows
+    return driver[0] in ("match", "same", "member") or driver[1:] == (True,)

@@ -5,7 +5,7 @@ The values are listed in the order in which `gate` and `statements` ask `bind` f
 node here says in its comment what it lists.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import cos, pi, radians, sin
@@ -480,20 +480,45 @@ def after(text: str) -> str:
     return "\U0010ffff" * 201
 
 
-def systems_in(node: Query) -> Iterator[str]:
-    """Yield the systems that the terms of a tree name."""
+class Named(NamedTuple):
+    """What trees name that has to be looked up before they can be lowered.
+
+    `hierarchies` are the code systems whose hierarchy is asked for, "" where a term names none.
+    """
+
+    systems: set[str]
+    value_sets: set[str]
+    hierarchies: set[str]
+
+
+def named(trees: Iterable[Query]) -> Named:
+    """Return what all these trees name."""
+    found = Named(set(), set(), set())
+    for tree in trees:
+        for match in _matches(tree):
+            for term in match.terms:
+                found.systems.update(_systems_of(term))
+                if match.modifier == "in" and isinstance(term, str):
+                    found.value_sets.add(term)
+                if match.modifier in ("below", "above") and isinstance(term, Token):
+                    found.hierarchies.add(term.system or "")
+    return found
+
+
+def _matches(node: Query) -> Iterator[Match]:
+    """Yield the criteria of a tree, those at the ends of chains included."""
     match node:
+        case Match():
+            yield node
         case Not(part) | Chain(_, _, part) | Has(_, _, part):
-            yield from systems_in(part)
-        case And(parts) | Or(parts):
+            yield from _matches(part)
+        case And(parts) | Or(parts) | Same(parts):
             for part in parts:
-                yield from systems_in(part)
-        case Match(_, _, terms):
-            for term in terms:
-                yield from _systems_of(term)
+                yield from _matches(part)
 
 
 def _systems_of(term: Term) -> Iterator[str]:
+    """Yield the systems of a term; quantities and numbers are also compared in base units."""
     match term:
         case Token(str(system), _) | TypedIdentifier(system, _, _):
             yield bounded(system)
@@ -505,27 +530,3 @@ def _systems_of(term: Term) -> Iterator[str]:
         case Composite(parts):
             for part in parts:
                 yield from _systems_of(part)
-
-
-def value_sets_in(node: Query) -> Iterator[str]:
-    """Yield the value sets that a tree names."""
-    match node:
-        case Not(part) | Chain(_, _, part) | Has(_, _, part):
-            yield from value_sets_in(part)
-        case And(parts) | Or(parts):
-            for part in parts:
-                yield from value_sets_in(part)
-        case Match(_, _, terms, "in"):
-            yield from (term for term in terms if isinstance(term, str))
-
-
-def hierarchies_in(node: Query) -> Iterator[str]:
-    """Yield the code systems whose hierarchy a tree asks for, "" where it names none."""
-    match node:
-        case Not(part) | Chain(_, _, part) | Has(_, _, part):
-            yield from hierarchies_in(part)
-        case And(parts) | Or(parts):
-            for part in parts:
-                yield from hierarchies_in(part)
-        case Match(_, "token", terms, "below" | "above"):
-            yield from (term.system or "" for term in terms if isinstance(term, Token))

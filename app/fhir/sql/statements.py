@@ -120,7 +120,7 @@ class Compiler:
         if statement is None:
             if len(self.texts) > 2000:
                 self.texts.clear()
-            statement = db.statement(build(*shape, Binder()), self.dialect)
+            statement = db.statement(build(*shape, Binder(self.dialect)), self.dialect)
             self.texts[key] = statement
         return Plan(statement, {**{f"p{n}": v for n, v in enumerate(values)}, **named})
 
@@ -169,8 +169,12 @@ class Compiler:
         return self.plan("count", _count, (arm, limit), values)
 
     def probe(self, driver: Shape, values: Sequence[Any], limit: int) -> Plan:
-        """Return how many index rows a driver has, counting no further than `limit`."""
+        """Return the keys in the index rows of a driver, gathered, from `limit` rows at most."""
         return self.plan("probe", _probe, (driver,), values, limit=limit)
+
+    def fitting(self, driver: Shape, rest: Shape, gate: Shape, values: Sequence[Any]) -> Plan:
+        """Return the keys, gathered, of what a driver finds that fulfils the rest and the gate."""
+        return self.plan("fitting", _fitting, (driver, rest, gate), values)
 
     def included(
         self, table: str, gate: Shape, values: Sequence[Any], *, reverse: bool, **named: Any
@@ -256,11 +260,15 @@ def _look(gate: Shape, bind: Binder) -> sa.Select[Any]:
 
 
 def _probe(driver: Shape, bind: Binder) -> sa.Select[Any]:
-    tables, fits, _ = driven(driver, bind)
-    some: sa.Select[Any] = sa.select(ONE).select_from(tables).where(fits)
-    return sa.select(sa.func.count()).select_from(
-        some.limit(_named("limit", db.Int)).subquery("some")
-    )
+    tables, fits, key = driven(driver, bind)
+    rows = sa.select(key.label("key")).select_from(tables).where(fits)
+    some = rows.limit(_named("limit", db.Int)).subquery("some")
+    return sa.select(sa.func.count(), db.gathered(some.c.key, bind.dialect))
+
+
+def _fitting(driver: Shape, rest: Shape, gate: Shape, bind: Binder) -> sa.Select[Any]:
+    some = found(driver, rest, gate, bind).subquery("some")
+    return sa.select(db.gathered(some.c.key, bind.dialect))
 
 
 def _count(arm: Arm, limit: int, bind: Binder) -> sa.Select[Any]:

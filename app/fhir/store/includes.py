@@ -7,7 +7,7 @@ Every hop passes the gate of the types that it leads to, and nothing comes twice
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from app import db
 from app.fhir.query import Include
@@ -21,12 +21,14 @@ MOST_HOPS = 20  # of `:iterate`
 
 
 class Entry(NamedTuple):
-    """One resource of a page."""
+    """One resource of a page; in an order, the transaction that wrote it and its sort values."""
 
     key: int
     type: str
     id: str
     body: bytes
+    xid: int = 0
+    values: Sequence[Any] = ()
 
 
 def alike(includes: Iterable[Include]) -> list[list[Include]]:

@@ -4,11 +4,12 @@ https://hl7.org/fhir/R4/search.html
 
 A *driver* is the criterion whose index is walked. Candidates are counted, never further than
 PROBE_LIMIT rows, and the fewest win; a chain can drive when what it hangs on is found by few rows.
+A count brings the keys that it passed: they are the driver then, and are not looked for again.
 `app.fhir.sql.statements` says which ways there are.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -38,6 +39,7 @@ from app.fhir.sql import (
     Lowering,
     Plan,
     Shape,
+    of_one_type,
     operation,
     ranges,
 )
@@ -45,14 +47,17 @@ from app.fhir.store.catalogue import Catalogue
 
 COUNT_SECONDS = 60.0  # a count is old news then; it only chooses a way, never an answer
 MOST_COUNTS = 10_000
-SOME = 601  # rows that are counted where there is another way anyhow
+SOME = 501  # rows that are counted where there is another way anyhow
 MOST_NESTED = 2  # links that are walked inside each other: SQLite's parser has no more room
 FEW = 300  # rows that are few enough to look no further for a driver
 UNSURE = 9  # behind all that is CERTAIN
 
 
 class Candidate(NamedTuple):
-    """A criterion that can drive, or at least something that it implies (not `exact`)."""
+    """A criterion that can drive, or at least something that it implies (not `exact`).
+
+    `about` is what its rows are counted as; "" for its shape and values.
+    """
 
     place: int
     shape: Shape
@@ -61,6 +66,19 @@ class Candidate(NamedTuple):
     certain: int = UNSURE
     parameter: str = ""
     exact: bool = True
+    about: str = ""
+
+
+class Choice(NamedTuple):
+    """What drives (None for a walk along the type), and how many index rows it has.
+
+    `known` are the keys of all rows of those candidates, by their places, that were found while
+    they were counted: they need not be looked for again.
+    """
+
+    candidate: Candidate | None
+    size: int
+    known: Mapping[int, list[int]] = {}
 
 
 class Driven(NamedTuple):
@@ -197,14 +215,21 @@ class Planner:
         able += [c for n, part in enumerate(parts)
                  if (c := self.first_half(type, part, n))]  # fmt: skip
         walked = self.walked_by(type, sorted_by) if sorted_by else ""
-        chosen, size = await self.choose(able, walked, sorts=sorted_by is not None)
+        sorts = sorted_by is not None
+        chosen, size, known = await self.choose(able, walked, sorts=sorts)
+        if chosen and chosen.place in known and (sorts or not chosen.ordered):
+            shape = ("listed", of_one_type(chosen.shape))
+            chosen = chosen._replace(shape=shape, values=[known[chosen.place]], ordered=False)
         rest: list[Shape] = []
         values = [] if chosen is None else [*chosen.values]
         values.append(self.catalogue.definitions.type_numbers[type])
         for n, part in enumerate(parts):
             if chosen is not None and n == chosen.place and chosen.exact:
                 continue
-            if n in few:
+            if n in few and n in known:
+                rest.append(("listed", few[n].shape[1] == "chain"))
+                values.append(known[n])
+            elif n in few:
                 rest.append(("of few", *few[n].shape[1:]))
                 values += few[n].values
             else:
@@ -215,53 +240,59 @@ class Planner:
         )
         return Driven(driver, _all_of(rest), gate, values, ordered=in_key_order, size=size)
 
-    async def choose(
-        self, able: Sequence[Candidate], walked_by: str, *, sorts: bool
-    ) -> tuple[Candidate | None, int]:
-        """Return the candidate that drives, None for a walk along the type, and its rows.
+    async def choose(self, able: Sequence[Candidate], walked_by: str, *, sorts: bool) -> Choice:
+        """Return the candidate that drives, or none for a walk along the type.
 
         `walked_by` is the parameter whose range could be walked in the order of the search.
         """
         if not able:
-            return None, PROBE_LIMIT
+            return Choice(None, PROBE_LIMIT)
         able = sorted(able, key=lambda c: c.certain)
         best = able[0]
         if not sorts and (best.certain < UNSURE or (len(able) == 1 and best.ordered)):
-            return best, 0
+            return Choice(best, 0)
         walked = [c for c in able if walked_by and c.parameter == walked_by]
         if walked and len(able) == 1:
-            return walked[0], PROBE_LIMIT  # its range is the walk
+            return Choice(walked[0], PROBE_LIMIT)  # its range is the walk
         await self.snapshot()
         otherwise = bool(walked) or any(c.ordered and c.exact for c in able)
         fewest, size = None, PROBE_LIMIT
+        known: dict[int, list[int]] = {}
         for candidate in able:
-            if candidate in walked:
-                continue
+            if candidate in walked or not candidate.exact:
+                continue  # a walk is there anyhow; what is implied by another has as many rows
             sure = candidate.certain < UNSURE or candidate.shape[0] == "through"
             limit = PROBE_LIMIT if sure or not otherwise else SOME
-            found = await self.counted(candidate, min(limit, size))
+            found, keys = await self.counted(candidate, min(limit, size))
+            if keys is not None:
+                known[candidate.place] = keys
             if found < min(limit, size):
                 fewest, size = candidate, found
             if size <= FEW:
                 break
         if fewest is not None:
-            return fewest, size
+            return Choice(fewest, size, known)
         if sorts:
-            return (walked or able)[0], PROBE_LIMIT
-        return next((c for c in able if c.ordered), None), PROBE_LIMIT
+            return Choice((walked or able)[0], PROBE_LIMIT, known)
+        return Choice(next((c for c in able if c.ordered), None), PROBE_LIMIT, known)
 
-    async def counted(self, candidate: Candidate, limit: int) -> int:
-        """Return how many index rows a candidate has, as far as `limit`."""
+    async def counted(self, candidate: Candidate, limit: int) -> tuple[int, list[int] | None]:
+        """Return how many index rows a candidate has, as far as `limit`, and their keys.
+
+        There are no keys where the number is known from before, or the limit was reached.
+        """
         known, now = self.catalogue.counts, time.monotonic()
-        about = f"{candidate.shape}{candidate.values}"
+        about = candidate.about or f"{candidate.shape}{candidate.values}"
+        keys = None
         count, counted_to, until = known.get(about, (0, 0, 0.0))
         if until < now or (count == counted_to < limit):
             plan = self.catalogue.compiler.probe(candidate.shape, candidate.values, limit)
-            count = (await self.run("probe", plan))[0][0]
+            ((count, gathered),) = await self.run("probe", plan)
             if len(known) > MOST_COUNTS:
                 known.clear()
             known[about] = count, limit, now + COUNT_SECONDS
-        return min(count, limit)
+            keys = db.keys_in(gathered) if count < limit else None
+        return min(count, limit), keys
 
     def first_half(self, type: str, part: Query, place: int) -> Candidate | None:
         """Return the codes that a composite begins with: in key order, as its own rows are not."""
@@ -331,17 +362,31 @@ class Planner:
         inner = await self.driven(far, part.part)
         if inner.driver[0] == "all" or inner.size >= PROBE_LIMIT:
             return None
+        if inner.driver[0] == "listed":
+            inner = await self.fitting(far, inner)
         if nested(inner.driver) + nested(inner.rest) >= MOST_NESTED:
             return None
         candidates = []
+        policy = self.lowering.policy.digest if self.lowering.policy else ""
         for table in links:
             values: list[Any] = [self.lowering.params[owner, part.parameter]]
             if table == "uri":
                 named = part.target if isinstance(part, Chain) else type
                 values += [self.lowering.params[named, name] for name in ("url", "version")]
             shape = ("through", kind, table, inner.driver, inner.rest, inner.gate)
-            candidates.append(Candidate(place, shape, [*values, *inner.values], False))
+            own = [*values, *inner.values]
+            about = f"{table} {type} {part} {policy}"
+            candidates.append(Candidate(place, shape, own, ordered=False, about=about))
         return candidates[0] if len(candidates) == 1 else united(place, candidates)
+
+    async def fitting(self, type: str, found: Driven) -> Driven:
+        """Return, of keys that are at hand, those that fulfil the rest and pass the gate."""
+        if (found.driver, found.rest, found.gate) == (("listed", True), ("all",), ("all",)):
+            return found
+        plan = self.catalogue.compiler.fitting(*found[:4])
+        ((gathered,),) = await self.run("fitting", plan)
+        values = [db.keys_in(gathered), self.catalogue.definitions.type_numbers[type]]
+        return found._replace(driver=("listed", True), rest=("all",), gate=("all",), values=values)
 
 
 def nested(shape: Shape) -> int:
@@ -357,7 +402,9 @@ def _all_of(shapes: Sequence[Shape]) -> Shape:
 def united(place: int, candidates: Sequence[Candidate]) -> Candidate:
     """Return the candidate that finds what any of these find."""
     shape = ("union", *(c.shape for c in candidates))
-    return Candidate(place, shape, [v for c in candidates for v in c.values], False)
+    about = " or ".join(c.about or f"{c.shape}{c.values}" for c in candidates)
+    values = [v for c in candidates for v in c.values]
+    return Candidate(place, shape, values, ordered=False, about=about)
 
 
 def _joined(lowering: Lowering, type: str, where: Query) -> tuple[Query, ...]:

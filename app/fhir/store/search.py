@@ -16,6 +16,7 @@ import base64
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -24,7 +25,7 @@ from app import db
 from app.fhir.access import Caller
 from app.fhir.errors import refused
 from app.fhir.query import Match, Member, Ordered, Query, Search, Sort, Term
-from app.fhir.sql import AFTER_ANY, TABLES, Arm, Key, Plan, SortKind, missing
+from app.fhir.sql import AFTER_ANY, CANONICAL, TABLES, Arm, Key, Plan, SortKind, missing
 from app.fhir.store.catalogue import Catalogue
 from app.fhir.store.includes import Entry, Includer
 from app.fhir.store.planning import Driven, Planner, parts_of
@@ -51,14 +52,6 @@ class Page:
     cursor: str
     cut: bool = False
     explained: Mapping[str, Any] | None = None
-
-
-class Row(NamedTuple):
-    """One row of a page with what it is sorted by."""
-
-    entry: Entry
-    xid: int = 0
-    values: Sequence[Any] = ()
 
 
 class Cursor(NamedTuple):
@@ -94,22 +87,22 @@ class Searcher:
         about = self.about(search)
         cursor = self.opened(search.cursor, about) if search.cursor else None
         several = len(search.arms) > 1 or search.total in ("accurate", "estimate")
-        if several or order or search.includes or cursor:
+        if several or search.includes or cursor:
             await self.connection.snapshot()
         arms = await self.arms(search)
-        lowering = await self.visibility.lowering([where for _, where in arms])
+        systems = [CANONICAL] if any(key.kind == "quantity" for key in order) else []
+        lowering = await self.visibility.lowering([where for _, where in arms], systems)
         planner = Planner(self.catalogue, lowering, self.run, self.connection.snapshot)
         if search.count == 0 or search.summary == "count":
             every = await self.total(planner, arms, 0)
             return Page((), (), every, "", explained=self.explained(search))
-        rows, more, horizon = await self.rows(planner, arms, order, search, cursor)
-        entries = [row.entry for row in rows]
+        entries, more, horizon = await self.rows(planner, arms, order, search, cursor)
         following = ""
         if more:
-            last = rows[-1]
-            place = Cursor(self.without(last.values, order), last.entry.key, horizon)
+            last = entries[-1]
+            place = Cursor(self.without(last.values, order), last.key, horizon)
             following = self.sealed(place, about)
-        total: int | None = len(rows) if not more and not cursor else None
+        total: int | None = len(entries) if not more and not cursor else None
         if search.total == "accurate" and total is None:
             total = await self.total(planner, arms, 0)
         elif search.total == "estimate" and total is None:
@@ -192,15 +185,17 @@ class Searcher:
         order: tuple[Key, ...],
         search: Search,
         cursor: Cursor | None,
-    ) -> tuple[list[Row], bool, str]:
-        """Return the rows of a page, whether more follow, and the horizon of the walk."""
+    ) -> tuple[list[Entry], bool, str]:
+        """Return the entries of a page, whether more follow, and the horizon of the walk."""
         plans = [(type, *await planner.way(type, where, order, search))
                  for type, where in arms]  # fmt: skip
         if self.log is not None:
             self.arms_taken = [(type, arm, driven.size) for type, arm, driven, _ in plans]
+        if any(arm.way == "walk" for _, arm, _, _ in plans):  # it may take a second statement
+            await self.connection.snapshot()
         wanted = search.count + 1
         horizon = cursor.horizon if cursor else ""
-        rows: list[Row] = []
+        rows: list[Entry] = []
         place = cursor
         while len(rows) < wanted:
             some, seen = await self.batch(planner, plans, order, search, place, wanted)
@@ -210,7 +205,7 @@ class Searcher:
             if len(some) < wanted:
                 break
             last = some[-1]
-            place = Cursor(self.without(last.values, order), last.entry.key, horizon)
+            place = Cursor(self.without(last.values, order), last.key, horizon)
         return rows[: search.count], len(rows) > search.count, horizon
 
     def without(self, values: Sequence[Any], order: tuple[Key, ...]) -> list[Any]:
@@ -225,7 +220,7 @@ class Searcher:
         search: Search,
         cursor: Cursor | None,
         limit: int,
-    ) -> tuple[list[Row], str]:
+    ) -> tuple[list[Entry], str]:
         """Return the next rows of all arms in order, and the horizon of the statement."""
         first: list[tuple[str, Arm, Driven]] = []
         second: list[tuple[str, Arm, Driven]] = []
@@ -254,15 +249,14 @@ class Searcher:
         search: Search,
         cursor: Cursor | None,
         limit: int,
-    ) -> tuple[list[Row], str]:
+    ) -> tuple[list[Entry], str]:
         """Return the first rows of some arms, a statement for every few of them."""
         named: dict[str, Any] = {"limit": limit, "after": cursor.key if cursor else AFTER_ANY}
         if cursor:
             for n, (value, key) in enumerate(zip(cursor.values, order, strict=True)):
                 named[f"a{n}"] = missing(key) if value is None else value
         names, show = self.catalogue.definitions.resource_types, self.visibility.shown
-        masked = bool(self.caller.policy.mask)
-        rows: list[Row] = []
+        rows: list[Entry] = []
         horizon = ""
         for start in range(0, len(plans), ARMS_TOGETHER):
             some = plans[start : start + ARMS_TOGETHER]
@@ -271,14 +265,14 @@ class Searcher:
             plan = self.catalogue.compiler.page(
                 order, tuple(arm for _, arm, _ in some), cursor is not None, values, **named
             )
-            for key, number, id, body, *sorted_by in await self.run("page", plan):
-                type = names[number - 1]
-                entry = Entry(key, type, id, show(type, body) if masked else body)
-                if order:
-                    xid, horizon, *values = sorted_by
-                    rows.append(Row(entry, xid, values))
-                else:
-                    rows.append(Row(entry))
+            found = await self.run("page", plan)
+            if order and found:
+                horizon = found[0][5]
+                rows += [Entry(r[0], names[r[1] - 1], r[2], r[3], r[4], r[6:]) for r in found]
+            else:
+                rows += [Entry(r[0], names[r[1] - 1], r[2], r[3]) for r in found]
+        if self.caller.policy.mask:
+            rows = [row._replace(body=show(row.type, row.body)) for row in rows]
         return in_order(rows, order)[:limit], horizon
 
     def order(self, search: Search) -> tuple[Key, ...]:
@@ -307,7 +301,9 @@ class Searcher:
 
     # --- what was written meanwhile ------------------------------------------------------------
 
-    async def settled(self, row: Row, horizon: str, order: tuple[Key, ...], search: Search) -> bool:
+    async def settled(
+        self, row: Entry, horizon: str, order: tuple[Key, ...], search: Search
+    ) -> bool:
         """Return whether a row had its place already when the walk began.
 
         What has moved since may have been shown before, and what is new need not be.
@@ -315,7 +311,7 @@ class Searcher:
         if all(key.kind == "id" for key in order) or db.sees(horizon, row.xid):
             return True
         plan = self.catalogue.compiler.versions()
-        values = {"key": row.entry.key, "limit": VERSIONS_BACK}
+        values = {"key": row.key, "limit": VERSIONS_BACK}
         versions = await self.connection.rows(plan.statement, values)
         now = self.sort_key(versions[0], order, search)
         then = next((v for v in versions if db.sees(horizon, v[0])), None)
@@ -373,7 +369,7 @@ class Searcher:
                 {
                     **{k: v for k, v in step.items() if k != "plan"},
                     "sql": step["plan"].statement.text,
-                    "values": {k: repr(v) for k, v in step["plan"].values.items()},
+                    "values": {k: _told(v) for k, v in step["plan"].values.items()},
                 }
                 for step in self.log
             ],
@@ -391,14 +387,19 @@ SORTED_BY = {
 SORT_KINDS: Mapping[str, str] = {"_id": "id", "_lastUpdated": "updated"}
 
 
+def _told(value: Any) -> str:
+    """Return a value as people read it: of a long list its length."""
+    return f"{len(value)} values" if isinstance(value, list) and len(value) > 9 else repr(value)
+
+
 def is_range(term: Term) -> bool:
     """Return whether a term is a range: all but `ne` are."""
     return isinstance(term, Ordered) and term.prefix != "ne"
 
 
-def in_order(rows: Iterable[Row], order: tuple[Key, ...]) -> list[Row]:
-    """Return rows as the search orders them; ties with the newest created first."""
-    found = sorted(rows, key=lambda row: row.entry.key, reverse=True)
+def in_order(rows: Iterable[Entry], order: tuple[Key, ...]) -> list[Entry]:
+    """Return entries as the search orders them; ties with the newest created first."""
+    found = sorted(rows, key=itemgetter(0), reverse=True)  # by key
     for n in range(len(order) - 1, -1, -1):
         found.sort(key=lambda row: row.values[n], reverse=order[n].descending)
     return found

@@ -9,12 +9,12 @@ from app.fhir.access import Caller, Right
 from app.fhir.cut import cut
 from app.fhir.query import All, Query
 from app.fhir.sql import (
+    NOTHING_NAMED,
     Lowering,
+    Named,
     Shape,
     Terminology,
-    hierarchies_in,
-    systems_in,
-    value_sets_in,
+    named,
 )
 from app.fhir.store import membership
 from app.fhir.store.catalogue import Catalogue
@@ -59,19 +59,19 @@ class Visibility:
         shapes = [shape for shape, _, _ in groups.values()]
         return ("types", *shapes), [v for _, own, some in groups.values() for v in (some, *own)]
 
-    async def lowering(self, trees: Iterable[Query]) -> Lowering:
+    async def lowering(self, trees: Iterable[Query], systems: Iterable[str] = ()) -> Lowering:
         """Return what lowers these trees, and the caller's policies where chains meet them.
 
-        Raises a 400 for a value set or a code system that the caller does not know.
+        `systems` are those whose numbers are needed besides. Raises a 400 for a value set or a code
+        system that the caller does not know.
         """
         policy, catalogue = self.caller.policy, self.catalogue
-        asked, underneath = tuple(trees), (*policy.trees.values(), policy.otherwise)
-        named = {system for tree in (*asked, *underneath) for system in systems_in(tree)}
+        asked, underneath = named(trees), named(policy.all_trees)
         return Lowering(
             catalogue.definitions,
             catalogue.params,
             catalogue.bits,
-            await self.connection.known_systems(named),
+            await self.connection.known_systems(asked.systems.union(underneath.systems, systems)),
             await self.terminology(asked, self.may_see),
             catalogue.indexer.parameter_kinds,
             catalogue.base_url,
@@ -79,17 +79,18 @@ class Visibility:
             await self.terminology(underneath, everything),
         )
 
-    async def terminology(self, trees: Iterable[Query], see: membership.MaySee) -> Terminology:
-        """Return the numbers of the value sets and hierarchies that trees name, as far as seen."""
-        found = Terminology({}, {})
-        for tree in trees:
-            for uri in value_sets_in(tree):
-                number = await membership.value_set(self.connection, self.catalogue, uri, see)
-                found.value_sets[uri] = number
-            for system in hierarchies_in(tree):
-                number = await membership.hierarchy(self.connection, self.catalogue, system, see)
-                found.hierarchies[system] = number
-        return found
+    async def terminology(self, asked: Named, see: membership.MaySee) -> Terminology:
+        """Return the numbers of value sets and hierarchies, as far as they are seen."""
+        if not asked.value_sets and not asked.hierarchies:
+            return NOTHING_NAMED
+        one, catalogue = self.connection, self.catalogue
+        return Terminology(
+            {uri: await membership.value_set(one, catalogue, uri, see) for uri in asked.value_sets},
+            {
+                uri: await membership.hierarchy(one, catalogue, uri, see)
+                for uri in asked.hierarchies
+            },
+        )
 
     def shown(self, type: str, body: bytes) -> bytes:
         """Return a resource as the caller gets it: without the elements that are masked."""
