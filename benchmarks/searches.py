@@ -42,6 +42,7 @@ from app import db
 from app.config import Settings
 from app.db.statements import arguments
 from app.fhir import definitions
+from app.fhir.index import EXTRACTOR
 from app.main import alembic_config, create_app
 from benchmarks import population
 from benchmarks.bench import ENGINES, judged
@@ -291,7 +292,7 @@ class Bench:
         port = free_port()
         base_url = f"http://127.0.0.1:{port}/fhir"
         env = environment(url, port=port, base_url=base_url, log_level="warning")
-        settings = Settings(database_url=url, base_url=base_url)
+        settings = Settings(database_url=url, base_url=base_url, log_level="warning")
         async with opened(settings) as engine:
             facts = await known(engine)
             with served(["app.cli", "serve"], port, env) as server:
@@ -456,9 +457,9 @@ async def known(engine: Engine) -> Facts:
 def loaded(engine: str, resources: int, home: Path) -> Iterator[tuple[str, int | None]]:
     """Yield the URL of a database with so many resources, and the process that serves it.
 
-    It is looked for in `home` under a name that tells the schema, and else made there.
+    It is looked for in `home` under a name that tells schema and extractor, and else made there.
     """
-    place = home / f"{engine}-{resources}-{head()}"
+    place = home / f"{engine}-{resources}-{head()}-{EXTRACTOR}"
     if not place.exists():
         new = place.with_name(f"{place.name}.new")
         for half_made in home.glob(f"{new.name}*"):

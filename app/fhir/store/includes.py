@@ -30,6 +30,11 @@ class Entry(NamedTuple):
     xid: int = 0
     values: Sequence[Any] = ()
 
+    @property
+    def shown(self) -> tuple[str, str, bytes]:
+        """Type, id and body, as a Bundle shows it."""
+        return self.type, self.id, self.body
+
 
 def alike(includes: Iterable[Include]) -> list[list[Include]]:
     """Return includes in groups that one statement serves."""

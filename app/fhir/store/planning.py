@@ -9,7 +9,7 @@ A count brings the keys that it passed: they are the driver then, and are not lo
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -217,14 +217,17 @@ class Planner:
         walked = self.walked_by(type, sorted_by) if sorted_by else ""
         sorts = sorted_by is not None
         chosen, size, known = await self.choose(able, walked, sorts=sorts)
+        done: Collection[int] = ()
         if chosen and chosen.place in known and (sorts or not chosen.ordered):
-            shape = ("listed", of_one_type(chosen.shape))
-            chosen = chosen._replace(shape=shape, values=[known[chosen.place]], ordered=False)
+            sure = any(of_one_type(c.shape) for c in able if c.exact and c.place in known)
+            keys = sorted(common(known), reverse=True)
+            chosen = chosen._replace(shape=("listed", sure), values=[keys], ordered=False)
+            done = known
         rest: list[Shape] = []
         values = [] if chosen is None else [*chosen.values]
         values.append(self.catalogue.definitions.type_numbers[type])
         for n, part in enumerate(parts):
-            if chosen is not None and n == chosen.place and chosen.exact:
+            if n in done or (chosen is not None and n == chosen.place and chosen.exact):
                 continue
             if n in few and n in known:
                 rest.append(("listed", few[n].shape[1] == "chain"))
@@ -261,13 +264,17 @@ class Planner:
         for candidate in able:
             if candidate in walked or not candidate.exact:
                 continue  # a walk is there anyhow; what is implied by another has as many rows
-            sure = candidate.certain < UNSURE or candidate.shape[0] == "through"
+            through = candidate.shape[0] == "through"
+            sure = candidate.certain < UNSURE or through
             limit = PROBE_LIMIT if sure or not otherwise else SOME
-            found, keys = await self.counted(candidate, min(limit, size))
-            if keys is not None:
-                known[candidate.place] = keys
+            if not through:  # whose keys are worth more than its number: else it is a set to find
+                limit = min(limit, size)
+            found, keys = await self.counted(candidate, limit)
             if found < min(limit, size):
                 fewest, size = candidate, found
+            if keys is not None:
+                known[candidate.place] = keys
+                size = min(size, len(common(known)))
             if size <= FEW:
                 break
         if fewest is not None:
@@ -387,6 +394,12 @@ class Planner:
         ((gathered,),) = await self.run("fitting", plan)
         values = [db.keys_in(gathered), self.catalogue.definitions.type_numbers[type]]
         return found._replace(driver=("listed", True), rest=("all",), gate=("all",), values=values)
+
+
+def common(known: Mapping[int, list[int]]) -> set[int]:
+    """Return the keys that are in all of some lists, of which there is one at least."""
+    first, *others = known.values()
+    return set(first).intersection(*others)
 
 
 def nested(shape: Shape) -> int:
