@@ -45,6 +45,27 @@ class _Flaw:
     text: str
 
 
+class Number(Decimal):
+    """A decimal that is written again as it was read: 150e-2 does not become 1.50."""
+
+    __slots__ = ("text",)
+
+    text: str
+
+    def __new__(cls, text: str) -> "Number":
+        """Return the number that a JSON text stands for."""
+        made = super().__new__(cls, text)
+        made.text = text
+        return made
+
+
+def _written(value: Any) -> msgspec.Raw:
+    """Return what the encoder does not know, which is a Number, as its text."""
+    if not isinstance(value, Number):
+        raise TypeError(f"{type(value).__name__} is no JSON")
+    return msgspec.Raw(value.text.encode())
+
+
 def _object(pairs: list[tuple[str, Any]]) -> Resource:
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -83,7 +104,8 @@ def _decimal(text: str) -> Decimal:
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_float=Decimal, parse_constant=_constant
 )
-# Reads what the other one refuses, so that each flaw can be named with its place
+_EXACT = json.JSONDecoder(object_pairs_hook=_object, parse_float=Number, parse_constant=_constant)
+# Reads what the others refuse, so that each flaw can be named with its place
 _TOLERANT = json.JSONDecoder(
     object_pairs_hook=_object_with_flaws,
     parse_int=_integer,
@@ -92,12 +114,14 @@ _TOLERANT = json.JSONDecoder(
 )
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
-_ENCODER = msgspec.json.Encoder(decimal_format="number")
+_ENCODER = msgspec.json.Encoder(decimal_format="number", enc_hook=_written)
 _SORTED = msgspec.json.Encoder(decimal_format="number", order="sorted")
 
 
-def decode(raw: bytes, place: str = "") -> Resource:
+def decode(raw: bytes, place: str = "", *, exact: bool = False) -> Resource:
     """Return the JSON object in `raw`: decimals as Decimal, so that 1.50 stays 1.50.
+
+    An `exact` one has Numbers instead, for what is changed and written again.
 
     Raises a 400 for anything but one well-formed UTF-8 JSON object, for duplicate properties,
     NaN and Infinity, NUL characters, lone surrogates, and nesting deeper than `MAX_DEPTH`; flaws
@@ -110,7 +134,7 @@ def decode(raw: bytes, place: str = "") -> Resource:
         raise malformed(f"The body is not UTF-8: byte {error.start} is wrong") from None
     unusual = b"\\u" in raw or b"\0" in raw
     try:
-        found = _read(_DECODER, text)
+        found = _read(_EXACT if exact else _DECODER, text)
     except (ArithmeticError, ValueError):
         found, unusual = _read(_TOLERANT, text), True
     if not isinstance(found, dict):

@@ -198,7 +198,7 @@ class Compiled:
 
     __slots__ = ("expression", "model", "run", "type")
 
-    def __init__(self, expression: str, type: str, model: Model, run: Step) -> None:
+    def __init__(self, expression: str | Expression, type: str, model: Model, run: Step) -> None:
         self.expression = expression
         self.type = type
         self.model = model
@@ -232,14 +232,15 @@ class Compiled:
         return Node(value, self.model.resource_type(value))
 
 
-def compile(expression: str, type: str, definitions: Definitions | Model) -> Compiled:
-    """Return an expression compiled for values of the structure `type`.
+def compile(expression: str | Expression, type: str, definitions: Definitions | Model) -> Compiled:
+    """Return an expression, a text or its tree, compiled for values of the structure `type`.
 
     A `Model` may be given in place of the definitions, so that many expressions share its tables.
     Unknown functions and wrong numbers of arguments are refused here, not when it runs.
     """
     model = definitions if isinstance(definitions, Model) else Model(definitions)
-    return Compiled(expression, type, model, step(parse(expression)))
+    tree = parse(expression) if isinstance(expression, str) else expression
+    return Compiled(expression, type, model, step(tree))
 
 
 def step(tree: Expression | None) -> Step:
