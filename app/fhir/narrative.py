@@ -4,6 +4,8 @@ https://hl7.org/fhir/R4/narrative.html#xhtml (invariants txt-1 and txt-2)
 
 Rule 1: a page that shows a narrative must be able to trust it, so what is not allowed is refused.
 Rule 2: entities are never expanded: a document type is refused before the parser acts on it.
+Rule 3: it is read as XML here, and as HTML by a page that puts it in: what only one of them sees is
+refused.
 """
 
 import re
@@ -33,16 +35,27 @@ ATTRIBUTES = frozenset({*NAMES.split(), f"{XML} lang", f"{XML} space"})
 DIV = f"{NAMESPACE} div"
 IMAGE = f"{NAMESPACE} img"
 
-# What a browser may run from an attribute: schemes (white space and controls inside them are
-# skipped by browsers, so here too), and what old style sheets could call
+# Where an attribute may lead; to a relative address anyway. A browser runs what some schemes hold
+# (javascript, vbscript, data, blob) and hands others to programs, so those that are known to be
+# harmless are named. White space and controls are skipped by browsers, so here too
 SKIPPED = re.compile(r"[\x00-\x20\x7f-\xa0]+")
-ACTIVE_LINK = re.compile(
-    r"javascript:|vbscript:|data:(?!image/(png|gif|jpeg|webp|svg\+xml)\b)", re.IGNORECASE
-)
+SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
+OF_DOCUMENTS = frozenset({"http", "https", "urn"})
+SCHEMES = {
+    "href": OF_DOCUMENTS | {"ftp", "mailto", "tel"},
+    "src": OF_DOCUMENTS | {"cid"},
+    "cite": OF_DOCUMENTS,
+    "longdesc": OF_DOCUMENTS,
+}
+# A picture may be its own address: in an img it runs nothing, not even as SVG
+PICTURE = re.compile(r"data:image/(png|gif|jpeg|webp|svg\+xml)[;,]", re.IGNORECASE)
+
+# What old style sheets could call; comments and escapes hide words from us, not from a browser
 ACTIVE_STYLE = re.compile(
     r"expression\(|javascript:|vbscript:|@import|behavior:|-moz-binding", re.IGNORECASE
 )
-LINKS = {"href", "src", "cite", "longdesc"}
+STYLE_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+STYLE_ESCAPE = re.compile(r"\\(?:([0-9a-f]{1,6})\s?|(.))", re.IGNORECASE | re.DOTALL)
 
 
 # Most narratives that programs write: nothing in the div but text, which needs no parser
@@ -64,6 +77,8 @@ def flaws(div: str) -> list[str]:
         return ["The narrative is not well-formed XHTML"]
     except (Refusal, UnicodeEncodeError) as refusal:
         return [str(refusal) if isinstance(refusal, Refusal) else "The narrative is not Unicode"]
+    finally:
+        del reader.parser  # refers back to its reader: a long text would wait for the collector
     if not reader.content:
         reader.flaws["The narrative has no content but white space"] = None
     return list(reader.flaws)
@@ -105,6 +120,9 @@ class Reader:
         parser.CharacterDataHandler = self.text
         parser.StartDoctypeDeclHandler = self.doctype
         parser.ProcessingInstructionHandler = self.instruction
+        parser.XmlDeclHandler = self.instruction
+        parser.StartCdataSectionHandler = self.section
+        parser.CommentHandler = self.comment
         self.parser = parser
 
     def element(self, name: str, attributes: dict[str, str]) -> None:
@@ -136,6 +154,15 @@ class Reader:
         """Refuse a processing instruction."""
         raise Refusal("The narrative must not have processing instructions")
 
+    def section(self) -> None:
+        """Refuse a CDATA section: to HTML it is a comment that ends at the first `>`."""
+        raise Refusal("The narrative must not have CDATA sections")
+
+    def comment(self, text: str) -> None:
+        """Refuse a comment that ends sooner in HTML than in XML; what follows would be read."""
+        if text.startswith((">", "->")):
+            raise Refusal("The narrative must not have comments that begin with > or ->")
+
 
 def local(name: str) -> str:
     """Return a name without its namespace."""
@@ -143,7 +170,23 @@ def local(name: str) -> str:
 
 
 def active(attribute: str, value: str) -> bool:
-    """Return whether a browser might run what an attribute says."""
-    if attribute in LINKS:
-        return ACTIVE_LINK.match(SKIPPED.sub("", value)) is not None
-    return attribute == "style" and ACTIVE_STYLE.search(SKIPPED.sub("", value)) is not None
+    """Return whether a browser might run what an attribute says, or where it leads."""
+    if attribute in SCHEMES:
+        link = SKIPPED.sub("", value)
+        scheme = SCHEME.match(link)
+        if scheme is None or scheme[1].lower() in SCHEMES[attribute]:
+            return False
+        return attribute != "src" or not PICTURE.match(link)
+    if attribute != "style":
+        return False
+    return ACTIVE_STYLE.search(SKIPPED.sub("", as_read(value))) is not None
+
+
+def as_read(style: str) -> str:
+    """Return a style as a browser reads it: without comments, and with its escapes undone."""
+
+    def character(found: re.Match[str]) -> str:
+        code = int(found[1], 16) if found[1] else 0
+        return chr(code) if 0 < code < 0x110000 else found[2] or ""
+
+    return STYLE_ESCAPE.sub(character, STYLE_COMMENT.sub("", style))

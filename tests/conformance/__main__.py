@@ -2,18 +2,20 @@
 
 `python -m tests.conformance PACKAGE.tgz` reads the npm package hl7.fhir.r4.examples 4.0.1, whose
 SHA-256 is pinned, writes every file and reads it back. A refusal is expected only for the files
-that docs/validation.md explains. Then it looks for an example of each search parameter; those of
-which there is none are listed in docs/conformance.md. With `--select` it writes the committed
-selection anew.
+that docs/validation.md explains. What was accepted is then read and written as XML, and every file,
+accepted or not, goes from JSON to XML and back without loss. Then it looks for an example of each
+search parameter; those of which there is none are listed in docs/conformance.md. With `--select`
+it writes the committed selection anew.
 """
 
 import asyncio
 import hashlib
+import logging
 import re
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from rich.console import Console
@@ -24,8 +26,9 @@ from app.config import MIB, Settings
 from app.fhir.definitions import load
 from app.fhir.index import Indexer
 from app.fhir.wire import decode
+from app.fhir.xml import Xml
 from app.main import ROOT, migrate
-from tests.conformance.official import SELECTION, Example, put_through
+from tests.conformance.official import SELECTION, Example, put_through, survives_xml
 from tests.conformance.parameters import LISTED, exercised, indexed, named
 from tests.support.application import connected
 
@@ -50,8 +53,14 @@ def examples(package: Path) -> Iterator[Example]:
                 yield Example(name, file.read())
 
 
+def shown(found: list[Example], what: str) -> Iterable[Example]:
+    """Return the examples, with a bar that tells how many of them are done."""
+    return track(found, what, console=Console(stderr=True))
+
+
 async def run(found: list[Example]) -> dict[str, str]:
     """Return what happened to each example that did not come back exactly."""
+    logging.disable(logging.INFO)  # a line for each request would hide the bar
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/conformance.db"
         settings = Settings(
@@ -59,8 +68,7 @@ async def run(found: list[Example]) -> dict[str, str]:
         )
         await asyncio.to_thread(migrate, settings)
         async with connected(settings) as client:
-            shown = track(found, "Examples", console=Console(stderr=True))
-            results = {e.name: await put_through(client, e) for e in shown}
+            results = {e.name: await put_through(client, e) for e in shown(found, "Examples")}
     return {name: what for name, what in results.items() if what}
 
 
@@ -107,6 +115,9 @@ def main(package: Path, *, selecting: bool) -> int:
         table.add_row(name, what[:300], "yes" if name in explained else "[red]no[/red]")
     out.print(table)
     out.print(f"{len(found) - len(refused)} came back exactly, {len(refused)} were refused")
+    xml = Xml(load())
+    lost = [e.name for e in shown(found, "As XML") if not survives_xml(xml, e)]
+    out.print(f"{len(found) - len(lost)} are equal after JSON -> XML -> JSON; lost: {lost}")
     missing = without_example(found)
     listed = set(LISTED.findall((ROOT / "docs" / "conformance.md").read_text()))
     parameters = Table("Search parameter", "In the examples", "Listed")
@@ -119,7 +130,7 @@ def main(package: Path, *, selecting: bool) -> int:
     )
     if selecting:
         select(found, refused)
-    return int(refused.keys() != explained or missing.keys() != listed)
+    return int(bool(lost) or refused.keys() != explained or missing.keys() != listed)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from typing import Any
 import httpx
 
 from app.fhir.values import is_id
+from app.fhir.xml import Xml
 
+XML = "application/fhir+xml"
 SELECTION = Path(__file__).with_name("examples.ndjson")
 
 
@@ -76,7 +78,27 @@ async def put_through(client: httpx.AsyncClient, example: Example) -> str:
     stored = (await client.get(url)).content
     if without_server_parts(exact(stored)) != without_server_parts(content):
         return "came back changed"
-    return ""
+    return await put_as_xml(client, url, exact(stored))
+
+
+async def put_as_xml(client: httpx.AsyncClient, url: str, stored: dict[str, Any]) -> str:
+    """Read a resource as XML and write that; return "" if the JSON of it stayed equal.
+
+    The order of properties is then that of the definition (xml.html).
+    """
+    shown = await client.get(url, headers={"Accept": XML})
+    reply = await client.put(url, content=shown.content, headers={"Content-Type": XML})
+    if reply.status_code != 200:
+        return f"{reply.status_code} as XML: {reply.text}"
+    again = exact((await client.get(url)).content)
+    again["meta"] |= {name: stored["meta"][name] for name in ("versionId", "lastUpdated")}
+    return "" if again == stored else "came back changed from XML"
+
+
+def survives_xml(xml: Xml, example: Example) -> bool:
+    """Return whether a resource, valid or not, is equal after JSON -> XML -> JSON, twice."""
+    forms = (xml.write(example.raw), xml.write(example.raw, pretty=True))
+    return all(exact(xml.read(form)) == example.content for form in forms)
 
 
 def selection() -> Iterator[Example]:

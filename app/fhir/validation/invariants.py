@@ -14,10 +14,12 @@ An invariant fails when it is false. Empty does not fail: bdl-8 (`fullUrl.contai
 empty for every entry without fullUrl, per-1 for dates whose precision leaves their order open.
 """
 
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha1
 from itertools import chain
 from typing import Any
 
@@ -210,6 +212,35 @@ REPLACED: dict[str, Predicate] = {
     "dom-3": is_referenced,
     "dom-4": has_no_version,
     "dom-5": has_no_label,
+}
+
+
+def has_its_size(attachment: Any, within: Within) -> bool:  # noqa: ARG001
+    """Attachment.size: the bytes of `data` before they became base64, where both are there."""
+    if "data" not in attachment or "size" not in attachment:
+        return True
+    text = "".join(attachment["data"].split())
+    return bool(len(text) // 4 * 3 - text.count("=") == attachment["size"])
+
+
+def has_its_hash(attachment: Any, within: Within) -> bool:  # noqa: ARG001
+    """Attachment.hash: the SHA-1 of `data`, where both are there.
+
+    What has not the length of a SHA-1 is left alone: an official example has one in hexadecimal.
+    """
+    if "data" not in attachment or "hash" not in attachment:
+        return True
+    known = b64decode(attachment["hash"])
+    digest = sha1(b64decode(attachment["data"]), usedforsecurity=False)
+    return len(known) != digest.digest_size or known == digest.digest()
+
+
+# Rules that a page says in words alone, by the type that they are about
+IN_WORDS = {
+    "Attachment": (
+        Rule("Attachment.size", "Must be the number of bytes of data", has_its_size),
+        Rule("Attachment.hash", "Must be the SHA-1 of data, as base64", has_its_hash),
+    )
 }
 
 # --- Quick forms ----------------------------------------------------------------------------------

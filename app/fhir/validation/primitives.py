@@ -25,16 +25,19 @@ LONGEST = 1024 * 1024  # datatypes.html#string: characters
 
 # The official patterns of these leave out what the text says: no control characters, not blank,
 # not longer than 1 MB. `\S` of string and markdown is meant as ASCII: a no-break space is a
-# character like any other. The white space of a code is a single space, and none at its ends.
-STRING = rf"[ \t\r\n]{{0,{LONGEST}}}[!-\U0010ffff][\t\r\n -\U0010ffff]{{0,{LONGEST - 1}}}"
-URI = rf"[!-~]{{1,{LONGEST}}}|[^\s\x00-\x1f]{{1,{LONGEST}}}"
+# character like any other. The white space of a code is a single space, and none at its ends. XML
+# has no U+FFFE and no U+FFFF, and every resource must be readable in XML.
+BLACK = r"!-\ufffd\U00010000-\U0010ffff"
+STRING = rf"[ \t\r\n]{{0,{LONGEST}}}[{BLACK}][\t\r\n {BLACK}]{{0,{LONGEST - 1}}}"
+UNBROKEN = r"[^\s\x00-\x1f\ufffe\uffff]"
+URI = rf"[!-~]{{1,{LONGEST}}}|{UNBROKEN}{{1,{LONGEST}}}"
 TIGHTER = {
     "string": STRING,
     "markdown": STRING,
     "uri": URI,
     "url": URI,
     "canonical": URI,
-    "code": r"[!-~]+|[^\s\x00-\x1f]+(?:[ \t\r\n][^\s\x00-\x1f]+)*",
+    "code": rf"[!-~]+|{UNBROKEN}+(?:[ \t\r\n]{UNBROKEN}+)*",
 }
 RANGES = {
     "integer": (-(2**31), 2**31 - 1),

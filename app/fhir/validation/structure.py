@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from app.fhir.definitions import Definitions, Element, Structure
 from app.fhir.errors import Issue
 from app.fhir.path import Model
-from app.fhir.validation.invariants import Rule, Within, rules
+from app.fhir.validation.invariants import IN_WORDS, Rule, Within, rules
 from app.fhir.validation.primitives import Accepts, Fault, Primitive, coded, primitive
 from app.fhir.validation.references import faults, is_plain
 
@@ -184,6 +184,7 @@ class Validator:
         if structure.name == "Extension":
             made.own.append(EXT_1)
             made.choices.clear()  # EXT_1 counts them
+        made.own.extend(IN_WORDS.get(structure.name, ()))
         lent = rules(structure.constraints, structure.name, self.model)
         made.own.extend(rule for rule in lent if rule.key not in OF_CONTAINED)
         return made
