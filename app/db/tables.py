@@ -87,6 +87,7 @@ resource_version = sa.Table(
     sa.Index("resource_version_feed", "xid", "seq"),
     sa.Index("resource_version_seq", "seq"),
     sa.Index("resource_version_type_seq", "type", "seq"),
+    sa.Index("resource_version_updated", "updated", "seq"),
     # Columns that the statement itself fills: the transaction, and the order of writing
     info={
         "generated": {
@@ -97,6 +98,13 @@ resource_version = sa.Table(
             "sqlite": {"xid": "current_xid()", "seq": "next_seq()"},
         }
     },
+)
+# Of a resource whose first versions were erased for good: the last of them
+expunged = sa.Table(
+    "expunged",
+    metadata,
+    sa.Column("key", Key, primary_key=True, autoincrement=False),
+    _column("version", Int),
 )
 version_seq = sa.Sequence("version_seq", metadata=metadata)
 resource_key = sa.Sequence("resource_key", increment=1000, metadata=metadata)
@@ -320,4 +328,15 @@ job = sa.Table(
     _column("total", Key),
     _column("holder", Text),  # who runs it
     _column("until", Key),  # and until when, in microseconds, if nothing is heard of them
+)
+# Requests that were answered with 202, and their answers as long as these are kept
+deferred = sa.Table(
+    "deferred",
+    metadata,
+    sa.Column("id", Text, primary_key=True),
+    _column("caller", Text),
+    _column("ordered", Key),  # when, in microseconds
+    _column("until", Key),  # as long as it runs a sign of life is due by then; then it is kept
+    _column("done", Small),
+    _column("body", Bytes),
 )

@@ -22,12 +22,13 @@ class Policy:
     What the tree does not find does not exist for the caller: it is no 403 but a 404, and it is
     missing from totals, pages and history. `mask` names, for each type, the paths of elements
     (`Patient.birthDate`) that the caller does not get; a search parameter that reads one does not
-    exist for the caller either.
+    exist for the caller either. `may_erase` is the right to erase for good what may be deleted.
     """
 
     trees: Mapping[tuple[str, Right], Query] = field(default_factory=dict)
     otherwise: Query = field(default_factory=All)
     mask: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    may_erase: bool = False
 
     @cached_property
     def all_trees(self) -> tuple[Query, ...]:
@@ -61,5 +62,5 @@ class Caller:
 
 
 EVERYTHING = Policy()
-SYSTEM = Caller("system", EVERYTHING)
+SYSTEM = Caller("system", Policy(may_erase=True))
 ANYONE = Caller("anyone", EVERYTHING)

@@ -9,22 +9,26 @@ a resource is decoded once on its way in, and not at all on its way out.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from base64 import b64decode
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from app.fhir.definitions import Definitions
 from app.fhir.errors import FhirError, Issue, refused
 from app.fhir.interaction import Interaction, Reply, Route, parse_query, route
-from app.fhir.values import parse_date, parse_reference
+from app.fhir.values import parse_date, parse_reference, references_in
 from app.fhir.wire import Buffer, Resource, decode, encode, fields, items, join
 
 # http.html#trules: the order in which a transaction is processed
 ORDER = {"delete": 0, "create": 1, "update": 2}
 READS = 3
 NOTHING = Interaction("")
+FHIR_JSON = "application/fhir+json"
 
 REFERENCE = re.compile(rb'("reference":")([^"\\]+)"')
+ESCAPED_REFERENCE = re.compile(rb'"reference":"[^"\\]*\\')
 LINK = re.compile(rb'"((?:urn:|https?://)[^"\\]+)"')
 IN_NARRATIVE = re.compile(r"""((?:href|src)\s*=\s*["'])([^"']+)(["'])""")
 
@@ -37,28 +41,34 @@ LINK_TYPES = frozenset({"uri", "url"})
 class Entry:
     """One request of a batch or transaction: its place, its identity in the Bundle, and itself.
 
-    `refusal` says why it is no proper request, if it is none.
+    `head` says that the answer shows no resource. `refusal` says why it is no proper request, if it
+    is none.
     """
 
     place: str
     full_url: str = ""
     interaction: Interaction = NOTHING
+    head: bool = False
     refusal: FhirError | None = None
 
 
-def plan(raw: bytes, definitions: Definitions, base_url: str) -> tuple[str, list[Entry]]:
+def plan(raw: bytes, definitions: Definitions, base_url: str, most: int) -> tuple[str, list[Entry]]:
     """Return "batch" or "transaction", and the entries of a compact Bundle in their order.
 
     An improper request (bundle.html, bdl-3) is the answer of its entry in a batch; in a
-    transaction all such are refused at once.
+    transaction all such are refused at once. More than `most` entries are a 413.
     """
     found = fields(raw)
     kind = value(found, "type")
     if kind not in ("batch", "transaction"):
         text = "Only a Bundle of type batch or transaction can be posted here"
         raise FhirError([Issue("error", "value", text, "Bundle.type")], 400)
+    cuts = items(found.get("entry", b"[]"))
+    if len(cuts) > most:
+        text = f"The Bundle has {len(cuts)} entries, {most} is the most that one may have"
+        raise refused("too-long", text, "Bundle.entry")
     entries: list[Entry] = []
-    for n, cut in enumerate(items(found.get("entry", b"[]"))):
+    for n, cut in enumerate(cuts):
         place = f"Bundle.entry[{n}]"
         try:
             entries.append(_entry(place, cut, definitions, base_url))
@@ -91,25 +101,70 @@ def _entry(place: str, cut: bytes, definitions: Definitions, base_url: str) -> E
     method, url = asked.get("method"), asked.get("url")
     if not isinstance(method, str) or not isinstance(url, str):
         raise refused("required", "An entry needs a request with method and url", "request", 400)
-    full_url = value(parts, "fullUrl") or ""
+    full_url = str(value(parts, "fullUrl") or "")
     path, _, query = url.removeprefix(base_url).lstrip("/").partition("?")
-    found, type, id, version, within = route(method, path, definitions.type_numbers)
-    _check_request(found, query, parts)
-    interaction = Interaction(
-        code=found.code,
-        type=type,
-        id=id,
-        version=version,
-        within=within,
+    found = route("GET" if method == "HEAD" else method, path, definitions.type_numbers)
+    body = bytes(parts.get("resource", b""))
+    _check_request(found.route, body)
+    stored = body if found.route.code in ("create", "update") else b""
+    _check_full_url(full_url, stored, definitions.type_numbers)
+    if ESCAPED_REFERENCE.search(stored):  # links are looked for as they are, not as `http:\/\/`
+        body = encode(decode(stored, "resource", exact=True))
+    content_type = FHIR_JSON
+    if found.route.code == "patch":
+        content_type, body = _patch(body)
+    interaction = found.asked(
         pairs=parse_query(query),
-        body=bytes(parts.get("resource", b"")),
+        body=body,
+        content_type=content_type,
         if_match=str(asked.get("ifMatch", "")),
         if_none_match=str(asked.get("ifNoneMatch", "")),
         if_modified_since=_moment(asked.get("ifModifiedSince")),
         if_none_exist=str(asked.get("ifNoneExist", "")),
         url=url,
     )
-    return Entry(place, str(full_url), interaction)
+    return Entry(place, full_url, interaction, method == "HEAD")
+
+
+def _patch(body: bytes) -> tuple[str, bytes]:
+    """Return the media type and the bytes of the patch that an entry carries (http.html#patch).
+
+    A Binary has them inside; Parameters are a FHIRPath Patch themselves.
+    """
+    parts = fields(body)
+    kind = value(parts, "resourceType")
+    if kind == "Parameters":
+        return FHIR_JSON, body
+    if kind != "Binary":
+        text = "A patch in a Bundle is a Binary, or Parameters with a FHIRPath Patch"
+        raise refused("invalid", text, "resource", 400)
+    media_type, data = value(parts, "contentType"), str(value(parts, "data") or "")
+    try:
+        return str(media_type), b64decode("".join(data.split()), validate=True)
+    except ValueError:
+        text = "The data of the Binary is not base64"
+        raise refused("value", text, "resource.data", 400) from None
+
+
+def _check_full_url(full_url: str, body: bytes, types: Container[str]) -> None:
+    """Refuse a fullUrl that is no identity, or not that of the resource (bundle.html#Bundle).
+
+    What is given twice, or with a version, the invariants of Bundle refuse.
+    """
+    if not full_url:
+        return
+    if not full_url.startswith(("http://", "https://", "urn:")):
+        text = "fullUrl must be absolute, or a urn:uuid or urn:oid"
+        raise refused("value", text, "fullUrl", 400)
+    named = parse_reference(full_url, "")
+    if not body or named.version or named.type not in types:
+        return
+    parts = fields(body)
+    type, id = value(parts, "resourceType"), value(parts, "id")
+    kind, identity = full_url.split("/")[-2:]
+    if type != kind or id not in (None, identity):
+        text = "fullUrl must agree with the type and the id of the resource"
+        raise refused("invalid", text, "fullUrl", 400)
 
 
 def _moment(text: Any) -> int | None:
@@ -122,19 +177,16 @@ def _moment(text: Any) -> int | None:
         raise refused("value", f"ifModifiedSince: {error}", "request", 400) from None
 
 
-def _check_request(found: Route, query: str, parts: Mapping[str, Buffer]) -> None:
-    if found.code in ("batch", "capabilities"):
-        raise refused("not-supported", "This interaction cannot be part of a Bundle", "request.url")
-    if query and found.writes:
-        text = "Conditional update and delete are not supported"
-        raise refused("not-supported", text, "request.url")
-    if found.code in ("create", "update") and "resource" not in parts:
+def _check_request(found: Route, body: bytes) -> None:
+    if found.code == "batch":
+        raise refused("not-supported", "A Bundle cannot be part of a Bundle", "request.url")
+    if found.code in ("create", "update", "patch") and not body:
         raise refused("required", "This request needs a resource", "resource", 400)
 
 
-def conditions(raw: bytes) -> Iterator[str]:
-    """Yield each conditional reference of a compact resource."""
-    return (text for text in references(raw) if conditional(text))
+def conditions(raw: bytes) -> list[str]:
+    """Return the conditional references of a compact resource, each once."""
+    return sorted(filter(conditional, references_in(raw)))
 
 
 def in_order(entries: Iterable[Entry]) -> list[Entry]:
@@ -142,22 +194,21 @@ def in_order(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda e: ORDER.get(e.interaction.code, READS))
 
 
-def check_identities(identities: Iterable[tuple[str, str, str]]) -> None:
-    """Refuse a transaction that writes one resource twice: (place, type, id) (http.html#trules)."""
-    seen: dict[tuple[str, str], str] = {}
-    for place, type, id in identities:
-        if (first := seen.setdefault((type, id), place)) != place:
-            text = f"This writes {type}/{id}, as {first} does"
-            raise FhirError([Issue("error", "invalid", text, place)], 400)
+def check_identities(writes: Iterable[Entry]) -> None:
+    """Refuse a transaction in which two writes are about one resource (http.html#trules).
+
+    Creates that have found it, which are reads of it, may be several.
+    """
+    seen: dict[tuple[str, str], Entry] = {}
+    for entry in writes:
+        asked = entry.interaction
+        first = seen.setdefault((asked.type, asked.id), entry)
+        if first.place != entry.place and {first.interaction.code, asked.code} != {"read"}:
+            text = f"This is about {asked.type}/{asked.id}, as {first.place} is"
+            raise refused("invalid", text, entry.place, 400)
 
 
 # --- links -------------------------------------------------------------------------------------
-
-
-def references(raw: bytes) -> Iterator[str]:
-    """Yield the text of each Reference.reference in a compact resource."""
-    for found in REFERENCE.finditer(raw):
-        yield found[2].decode()
 
 
 def conditional(reference: str) -> bool:
@@ -190,13 +241,15 @@ class Links:
 
         raw = REFERENCE.sub(target, raw)
         if self._has_other_links(raw):
-            resource = decode(raw)
+            resource = decode(raw, exact=True)
             if self._walk(resource, str(resource.get("resourceType"))):
                 return encode(resource)
         return raw
 
     def _has_other_links(self, raw: bytes) -> bool:
         if b"<div" in raw and (b"href" in raw or b"src" in raw):
+            return True
+        if rb'"http:\/' in raw or rb'"https:\/' in raw:
             return True
         return any(link[1].decode() in self.targets for link in LINK.finditer(raw))
 
@@ -305,6 +358,19 @@ def _found(base_url: str, entries: Iterable[Shown], mode: bytes) -> Iterator[byt
         yield b'%b%b","resource":%b%b' % (start, id.encode(), body, end)
 
 
+def document(base_url: str, id: str, timestamp: str, entries: Iterable[Shown]) -> bytes:
+    """Return a document with this id of stored bytes, the Composition first (documents.html)."""
+    identifier = {"system": "urn:ietf:rfc:3986", "value": f"urn:uuid:{id}"}
+    rows = [
+        join([("fullUrl", _quoted(f"{base_url}/{type}/{one}")), ("resource", body)])
+        for type, one, body in entries
+    ]
+    parts = [("identifier", encode(identifier)), ("timestamp", _quoted(timestamp))]
+    whole = _bundle("document", parts, rows)
+    kind, *rest = fields(whole).items()
+    return join([kind, ("id", _quoted(id)), *rest])
+
+
 # bundle.html#history: the request that made a version, and the status of its answer
 MADE = {1: ("POST", "201 Created"), 2: ("PUT", "200 OK"), 3: ("DELETE", "204 No Content")}
 
@@ -324,43 +390,25 @@ def history_entry(
     return join(parts)
 
 
-def history(entries: Sequence[bytes], links: Sequence[tuple[str, str]]) -> bytes:
-    """Return a history Bundle of these entries."""
-    return _bundle("history", [("link", _links(links))], entries)
+def history(entries: Sequence[bytes], links: Sequence[tuple[str, str]], total: int | None) -> bytes:
+    """Return a history Bundle of these entries; no `total` where it is None."""
+    known = [("total", b"%d" % total)] if total is not None else []
+    return _bundle("history", [*known, ("link", _links(links))], entries)
 
 
-STATUS_TEXT = {
-    200: "OK",
-    201: "Created",
-    204: "No Content",
-    304: "Not Modified",
-    400: "Bad Request",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    409: "Conflict",
-    410: "Gone",
-    412: "Precondition Failed",
-    422: "Unprocessable Entity",
-}
-
-
-def response_entry(reply: Reply, updated: str, *, representation: bool) -> bytes:
+def response_entry(reply: Reply, updated: str, *, resource: bytes, outcome: bytes) -> bytes:
     """Return the entry that answers one request: status, location, etag, lastModified, outcome."""
-    response: dict[str, Any] = {
-        "status": f"{reply.status} {STATUS_TEXT.get(reply.status, '')}".strip()
-    }
+    told: dict[str, Any] = {"status": f"{reply.status} {HTTPStatus(reply.status).phrase}"}
     if reply.location:
-        response["location"] = reply.location
+        told["location"] = reply.location
     if reply.version:
-        response["etag"] = f'W/"{reply.version}"'
-        response["lastModified"] = updated
-    parts: list[tuple[str, bytes]] = []
-    if reply.body and reply.status < 300 and representation:
-        parts.append(("resource", reply.body))
-    whole = encode(response)
-    if reply.body and reply.status >= 400:
-        whole = whole[:-1] + b',"outcome":' + reply.body + b"}"
-    return join([*parts, ("response", whole)])
+        told["etag"] = f'W/"{reply.version}"'
+        told["lastModified"] = updated
+    response = encode(told)
+    if outcome:
+        response = response[:-1] + b',"outcome":' + outcome + b"}"
+    shown = [("resource", resource)] if resource else []
+    return join([*shown, ("response", response)])
 
 
 def response(kind: str, entries: Sequence[bytes]) -> bytes:

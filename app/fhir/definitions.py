@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -204,3 +204,10 @@ def load() -> Definitions:
     """Return the compiled R4 definitions that are shipped with the package."""
     packed = resources.files("app.fhir.data").joinpath("r4.json.gz").read_bytes()
     return msgspec.json.decode(gzip.decompress(packed), type=Definitions)
+
+
+def load_operations() -> Mapping[str, dict[str, Any]]:
+    """Return R4's OperationDefinitions by id (`Patient-everything`), as resources."""
+    packed = resources.files("app.fhir.data").joinpath("operations.json.gz").read_bytes()
+    found: dict[str, Any] = msgspec.json.decode(gzip.decompress(packed))
+    return {definition["id"]: definition for definition in found["definitions"]}

@@ -9,7 +9,7 @@ CapabilityStatement and the OpenAPI pages are written from it.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from app.fhir.errors import FhirError, Issue, refused
@@ -46,13 +46,25 @@ ROUTES = (
     Route("create", "POST", "[type]", "type", writes=True),
     Route("history-type", "GET", "[type]/_history", "type"),
     Route("read", "GET", "[type]/[id]", "instance"),
+    Route("update", "PUT", "[type]", "type", writes=True),
+    Route("patch", "PATCH", "[type]", "type", writes=True),
+    Route("delete", "DELETE", "[type]", "type", writes=True),
     Route("update", "PUT", "[type]/[id]", "instance", writes=True),
+    Route("patch", "PATCH", "[type]/[id]", "instance", writes=True),
     Route("delete", "DELETE", "[type]/[id]", "instance", writes=True),
     Route("history-instance", "GET", "[type]/[id]/_history", "instance"),
     Route("vread", "GET", "[type]/[id]/_history/[vid]", "instance"),
     Route("search-compartment", "GET", "[compartment]/[id]/[type]", "compartment"),
     Route("search-compartment", "POST", "[compartment]/[id]/[type]/_search", "compartment"),
     Route("search-compartment", "POST", "[compartment]/[id]/_search", "compartment"),
+    Route("operation", "GET", "$[name]", "operation"),
+    Route("operation", "POST", "$[name]", "operation"),
+    Route("operation", "GET", "[type]/$[name]", "operation"),
+    Route("operation", "POST", "[type]/$[name]", "operation"),
+    Route("operation", "GET", "[type]/[id]/$[name]", "operation"),
+    Route("operation", "POST", "[type]/[id]/$[name]", "operation"),
+    Route("operation", "GET", "[type]/[id]/_history/[vid]/$[name]", "operation"),
+    Route("operation", "POST", "[type]/[id]/_history/[vid]/$[name]", "operation"),
 )
 
 # compartmentdefinition.html: the types whose compartments R4 defines
@@ -60,15 +72,17 @@ COMPARTMENTS = ("Device", "Encounter", "Patient", "Practitioner", "RelatedPerson
 
 # The words that stand for themselves in a path; any other segment is a type, an id or a version
 WORDS = frozenset(
-    part for route in ROUTES for part in route.path.split("/") if part and part[0] != "["
+    part for route in ROUTES for part in route.path.split("/") if part and part[0] not in "[$"
 )
-_BY_SHAPE = {
-    (
-        route.method,
-        tuple(part if part in WORDS else "" for part in route.path.split("/") if part),
-    ): route
-    for route in ROUTES
-}
+
+
+def _shape(path: str) -> tuple[str, ...]:
+    """Return the words of a path in their places, "$" for an operation, "" for anything else."""
+    parts = path.split("/") if path else []
+    return tuple("$" if part[:1] == "$" else part if part in WORDS else "" for part in parts)
+
+
+_BY_SHAPE = {(route.method, _shape(route.path)): route for route in ROUTES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +90,11 @@ class Interaction:
     """One request: what is to be done, to what, with which parameters, body and conditions.
 
     `within` is the type of the compartment that is searched, `id` its centre, and `type` what is
-    searched in it ("" for all). `if_modified_since` is in microseconds; `prefer` is what `Prefer:
-    return=` asked for, `handling` what `Prefer: handling=` did. `url` is what the client wrote, for
+    searched in it ("" for all). `operation` is the name of an operation, without its $, `method`
+    the HTTP method, which only operations look at. `content_type` is the media type of the body,
+    without parameters. `if_modified_since` is in microseconds; `prefer` is what `Prefer: return=`
+    asked for, `handling` what `Prefer: handling=` did. `provenance` is the resource of
+    X-Provenance as JSON. `url` is what the client wrote, for
     messages.
     """
 
@@ -86,14 +103,18 @@ class Interaction:
     id: str = ""
     version: str = ""
     within: str = ""
+    operation: str = ""
+    method: str = ""
     pairs: Pairs = ()
     body: bytes = b""
+    content_type: str = ""
     if_match: str = ""
     if_none_match: str = ""
     if_modified_since: int | None = None
     if_none_exist: str = ""
     prefer: str = ""
     handling: str = ""
+    provenance: bytes = b""
     url: str = ""
 
 
@@ -102,7 +123,8 @@ class Reply:
     """One answer: HTTP status, JSON body (empty for none), and what the headers tell.
 
     `location` is relative to the base URL. `version` and `updated` (microseconds) describe the
-    resource that was read or written. `extra` are further headers.
+    resource that was read or written. `issues` are warnings about it, for an OperationOutcome that
+    says how it went. `extra` are further headers.
     """
 
     status: int
@@ -110,6 +132,7 @@ class Reply:
     version: int = 0
     updated: int = 0
     location: str = ""
+    issues: tuple[Issue, ...] = ()
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -121,6 +144,30 @@ class Place(NamedTuple):
     id: str = ""
     version: str = ""
     within: str = ""
+    operation: str = ""
+
+    def asked(self, **said: Any) -> Interaction:
+        """Return the interaction here; `said` are the fields that an address does not tell."""
+        return Interaction(
+            code=self.route.code,
+            type=self.type,
+            id=self.id,
+            version=self.version,
+            within=self.within,
+            operation=self.operation,
+            method=self.route.method,
+            **said,
+        )
+
+
+def methods(path: str) -> list[str]:
+    """Return the methods that an address takes, sorted; none for one that there is not.
+
+    HEAD is GET without the body, and OPTIONS asks for this list: neither is an interaction.
+    """
+    shape = _shape(path.strip("/"))
+    found = {method for method, known in _BY_SHAPE if known == shape}
+    return sorted({*found, "OPTIONS", *(["HEAD"] if "GET" in found else [])}) if found else []
 
 
 def route(method: str, path: str, types: Mapping[str, int]) -> Place:
@@ -130,27 +177,26 @@ def route(method: str, path: str, types: Mapping[str, int]) -> Place:
     for an id that is none (datatypes.html#id).
     """
     parts = path.strip("/").split("/") if path.strip("/") else []
-    shape = tuple(part if part in WORDS else "" for part in parts)
+    shape = _shape(path.strip("/"))
     found = _BY_SHAPE.get((method, shape))
     if shape[:3] == ("", "", "") and parts[2] != "*" and parts[2] not in types:
         text = f"There is no interaction at /{'/'.join(parts[:3])[:200]}"
         raise refused("not-found", text)
     if found is None:
-        allowed = ", ".join(sorted(m for m, s in _BY_SHAPE if s == shape))
+        allowed = ", ".join(methods(path))
         if allowed:
             text = f"{method} is not supported here; this address takes {allowed}"
             raise FhirError([Issue("error", "not-supported", text)], 405, {"Allow": allowed})
         raise refused("not-found", f"There is no interaction at /{path[:200]}")
+    operation = parts.pop()[1:] if shape[-1:] == ("$",) else ""
     type, id, third = (*(part for part in parts if part not in WORDS), "", "", "")[:3]
     if type and type not in types:
         raise refused("not-found", f"{type[:64]!r} is not an R4 resource type")
-    if id.startswith("$"):
-        raise refused("not-found", f"The operation {id[:64]} is not supported")
     if id and not ID.fullmatch(id):
         text = "An id is 1 to 64 characters of A-Z a-z 0-9 - ."
         raise refused("value", text, f"{type}.id", status=400)
     if found.code != "search-compartment":
-        return Place(found, type, id, third)
+        return Place(found, type, id, third, "", operation)
     if type not in COMPARTMENTS:
         text = f"{type} has no compartment; these have: {', '.join(COMPARTMENTS)}"
         raise refused("not-found", text)

@@ -14,6 +14,7 @@ half-open interval of the moments that it may mean, so `2020` holds `2020-02` ho
 `2020-02-29T12:00:00Z`. Open ends are the integers NEVER and ALWAYS, never None.
 """
 
+import json
 import re
 import sys
 import unicodedata
@@ -413,6 +414,8 @@ def parse_token(text: str) -> Token:
 
 ID: Final = re.compile(r"[A-Za-z0-9.-]{1,64}", re.ASCII)
 
+REFERENCE: Final = re.compile(rb'"reference":"([^"\\]*(?:\\.[^"\\]*)*)"')
+
 LITERAL: Final = re.compile(
     r"(?P<base>[a-z][a-z0-9+.-]*://\S*?/)?(?P<type>[A-Z][A-Za-z]*)/(?P<id>[A-Za-z0-9.-]{1,64})"
     r"(?:/_history/(?P<version>[A-Za-z0-9.-]{1,64}))?",
@@ -460,6 +463,12 @@ def parse_reference(text: str, base_url: str) -> Reference:
         return Reference(kind, "", version, f"{base}{kind}/{identity}", fragment)
     url, version = split_canonical(location)
     return Reference("", "", version, url, fragment)
+
+
+def references_in(raw: bytes) -> set[str]:
+    """Return the text of each Reference in a compact resource, wherever it stands."""
+    texts = REFERENCE.findall(raw)
+    return {str(json.loads(b'"%b"' % t)) if b"\\" in t else t.decode() for t in texts}
 
 
 def split_canonical(text: str) -> tuple[str, str]:

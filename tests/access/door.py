@@ -6,7 +6,7 @@ from typing import Any
 
 from app import db
 from app.fhir.access import Caller, Policy
-from app.fhir.interaction import Interaction, Reply, parse_query, route
+from app.fhir.interaction import Reply, parse_query, route
 from app.fhir.rest import Server, handle
 
 TABLES = {
@@ -35,22 +35,15 @@ class Door:
         """Return the door of somebody with that policy."""
         return Door(self.server, Caller("somebody", policy))
 
-    async def ask(
-        self, method: str, url: str, body: Mapping[str, Any] | None = None, **conditions: str
-    ) -> Reply:
+    async def ask(self, method: str, url: str, body: Any = None, **conditions: Any) -> Reply:
         """Return the reply to `method url`; conditions are fields of an Interaction."""
         path, _, query = url.removeprefix(self.server.base_url).partition("?")
         place = route(method, path, self.server.definitions.type_numbers)
-        asked = Interaction(
-            code=place.route.code,
-            type=place.type,
-            id=place.id,
-            version=place.version,
-            within=place.within,
+        asked = place.asked(
             pairs=parse_query(query),
             body=json.dumps(body).encode() if body is not None else b"",
             url=path,
-            **conditions,  # type: ignore[arg-type]
+            **conditions,
         )
         return await handle(self.server, self.caller, asked)
 

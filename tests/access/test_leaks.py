@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import pytest
 
 from tests.access.door import Door, content, entries, named, next_link
-from tests.access.world import NAMES, POLICIES, TYPES, WORLD
+from tests.access.world import NAMES, POLICIES, REFERS, TYPES, WORLD
 from tests.support.resources import batch, get, post, reference, resource, transaction
 
 Way = Callable[[Door], Awaitable[set[str]]]
@@ -65,6 +65,10 @@ async def history_of_the_system(door: Door) -> set[str]:
 
 async def history_of_the_system_by_pages(door: Door) -> set[str]:
     return await walk(door, "_history?_count=1")
+
+
+async def history_of_the_system_at_a_time(door: Door) -> set[str]:
+    return await walk(door, "_history?_at=2999&_count=2")
 
 
 def searching(query: str) -> Way:
@@ -179,6 +183,7 @@ WAYS: Mapping[str, Way] = {
     "history of the type, paged": history_of_types_by_pages,
     "history of the system": history_of_the_system,
     "history of the system, paged": history_of_the_system_by_pages,
+    "history of the system at a time": history_of_the_system_at_a_time,
     "search": searching(""),
     "search, paged": searching("_count=1"),
     "search by _id": searching("_id=" + ",".join(name.split("/")[1] for name in NAMES)),
@@ -226,6 +231,23 @@ async def test_each_way_of_reading_sees_what_the_policy_shows(
     seen = {way: sorted(await look(somebody)) for way, look in WAYS.items()}
 
     assert seen == dict.fromkeys(WAYS, sorted(shown))
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("name", POLICIES)
+async def test_a_history_counts_what_it_shows_and_reads_no_list_that_is_hidden(
+    lasting_world: Door, name: str
+) -> None:
+    policy, shown = POLICIES[name]
+    somebody = lasting_world.under(policy)
+
+    whole = await somebody.get("_history?_count=1000")
+    total = content(await somebody.get("_history?_count=0"))["total"]
+    listed = {one: await walk(somebody, f"_history?_list={one}") for one in ("open", "secret")}
+
+    assert total == len(entries(whole))
+    for one, found in listed.items():
+        assert found == (REFERS[f"List/{one}"] & shown if f"List/{one}" in shown else set())
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -1,5 +1,6 @@
 """Writing under a policy: write, then look; what is refused leaves nothing."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -253,3 +254,67 @@ async def test_who_may_not_delete_deletes_nothing(house: Door) -> None:
 
     assert reply.status == 204
     assert (await house.get("Patient/ada")).status == 200
+
+
+async def test_criteria_find_only_what_is_visible(house: Door) -> None:
+    somebody = house.under(OWN_ONLY)
+    own = observation(subject=reference("Patient/ada"))
+
+    hidden = await somebody.ask("DELETE", "Observation?patient=bob")
+    updated = await somebody.ask("PUT", "Observation?code=44261-6", own | {"status": "amended"})
+    created = await somebody.ask("PUT", "Observation?patient=bob", own)
+    deleted = await somebody.ask("DELETE", "Observation?code=44261-6&status=amended")
+
+    assert [r.status for r in (hidden, updated, created, deleted)] == [204, 200, 201, 204]
+    assert updated.location == "Observation/of-ada/_history/2"
+    assert named(await house.get("Observation?patient=bob")) == ["Observation/of-bob"]
+
+
+async def test_an_update_by_criteria_does_not_tell_of_a_hidden_resource_under_its_id(
+    house: Door,
+) -> None:
+    body = {**observation(subject=reference("Patient/ada")), "id": "of-bob"}
+
+    reply = await house.under(OWN_ONLY).ask("PUT", "Observation?status=amended", body)
+
+    assert (reply.status, reply.version) == (404, 0)
+    assert content(await house.get("Observation/of-bob"))["subject"] == reference("Patient/bob")
+
+
+async def test_a_patch_of_what_is_hidden_is_404_and_of_what_is_masked_403(house: Door) -> None:
+    patch = [{"op": "replace", "path": "/status", "value": "amended"}]
+    kind = {"content_type": "application/json-patch+json"}
+    masking = Policy(mask={"Observation": frozenset({"Observation.code"})})
+
+    hidden = await house.under(OWN_ONLY).ask("PATCH", "Observation/of-bob", patch, **kind)
+    criteria = await house.under(OWN_ONLY).ask("PATCH", "Observation?patient=bob", patch, **kind)
+    masked = await house.under(masking).ask("PATCH", "Observation/of-bob", patch, **kind)
+    own = await house.under(OWN_ONLY).ask("PATCH", "Observation/of-ada", patch, **kind)
+
+    assert [r.status for r in (hidden, criteria, masked, own)] == [404, 404, 403, 200]
+
+
+async def test_criteria_may_not_name_what_is_masked(house: Door) -> None:
+    masking = Policy(mask={"Patient": frozenset({"Patient.gender"})})
+
+    replies = [
+        await house.under(masking).ask("PUT", "Patient?gender=female", patient()),
+        await house.under(masking).ask("DELETE", "Patient?gender=female"),
+    ]
+
+    assert [reply.status for reply in replies] == [400, 400]
+
+
+async def test_of_several_that_fit_only_those_that_were_deleted_are_counted(house: Door) -> None:
+    await house.put(patient(id="cyd"))
+    spared = Policy({("Patient", "delete"): Not(Match("_id", "token", ("bob",)))})
+    several = replace(house.server, conditional_delete="multiple")
+
+    reply = (
+        await Door(several, house.caller)
+        .under(spared)
+        .ask("DELETE", "Patient?gender=female", prefer="OperationOutcome")
+    )
+
+    assert content(reply)["issue"][0]["diagnostics"] == "2 resources were deleted"
+    assert named(await house.get("Patient")) == ["Patient/bob"]

@@ -1,5 +1,6 @@
 """What the index holds of a resource, parameter by parameter."""
 
+import json
 from decimal import Decimal
 from math import cos, radians
 from typing import Any
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.fhir.definitions import Definitions, load
-from app.fhir.index import Indexer, Rows, resolve
+from app.fhir.index import OTHER_REFERENCES, Indexer, Rows, resolve
 from app.fhir.path import parse
 from app.fhir.values import ALWAYS, LEAST, MOST, NEVER, parse_date
 
@@ -597,6 +598,33 @@ def test_a_resource_of_a_compartment_type_is_its_centre(indexer: Indexer) -> Non
 
     assert rows.patients == ("p1",)
     assert rows.compartments == (("Encounter", "e1"),)
+
+
+def test_references_that_no_search_parameter_reads_have_rows_too(indexer: Indexer) -> None:
+    contact = {"organization": {"reference": "Organization/o"}}
+    others = [
+        "Organization/o",
+        "Group/a/_history/1",
+        "#c",
+        "http://elsewhere/fhir/Group/b",
+        "Group/c",
+    ]
+    extension = [{"url": "urn:x", "valueReference": {"reference": other}} for other in others]
+    resource = {
+        "resourceType": "Patient",
+        "id": "p",
+        "managingOrganization": {"reference": "Organization/m"},
+        "contact": [contact],
+        "extension": extension,
+    }
+
+    rows = indexer.rows(resource, json.dumps(resource, separators=(",", ":")).encode())
+
+    assert rows.reference == (
+        ("organization", "Organization", "m"),
+        (OTHER_REFERENCES, "Group", "c"),
+        (OTHER_REFERENCES, "Organization", "o"),
+    )
 
 
 def test_patients_elsewhere_have_no_compartment_here(indexer: Indexer) -> None:

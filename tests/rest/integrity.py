@@ -28,7 +28,9 @@ RESOURCES = {
         WHERE r.key IS NULL OR r.version < v.version""",
     "resources with a gap in their versions": """
         SELECT count(*) FROM (
-            SELECT key FROM resource_version GROUP BY key HAVING count(*) <> max(version)
+            SELECT v.key FROM resource_version v LEFT JOIN expunged e ON e.key = v.key
+            GROUP BY v.key, e.version
+            HAVING count(*) <> max(v.version) - coalesce(e.version, 0)
         ) AS gaps""",
     "placeholders with a history": """
         SELECT count(*) FROM resource r JOIN resource_version v ON v.key = r.key

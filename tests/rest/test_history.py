@@ -1,6 +1,8 @@
 """http.html#history: every version of one resource, of a type, of everything, newest first."""
 
 import asyncio
+from datetime import datetime, timedelta
+from itertools import count as counting
 from typing import Any
 
 import httpx
@@ -196,9 +198,9 @@ async def test_a_version_that_is_written_meanwhile_moves_no_page(
 
 async def test_the_self_link_shows_what_was_understood(client: httpx.AsyncClient) -> None:
     await versions_of_two_types(client)
-    query = "_count=2&_since=2020-01-01T00:00:00Z"
+    query = "_count=2&_since=2020-01-01T00:00:00Z&_format=json&_pretty=true"
 
-    reply = await client.get(f"/Patient/_history?{query}&_format=json&_pretty=true&x=")
+    reply = await client.get(f"/Patient/_history?{query}&x=")
 
     assert link(reply, "self") == f"{BASE_URL}/Patient/_history?{query}"
     assert len(entries(reply)) == 2
@@ -281,7 +283,8 @@ async def test_a_history_refuses_parameters_and_values_that_it_does_not_know(
 ) -> None:
     await client.put("/Patient/a", json=patient(id="a"))
     queries = [
-        "_at=2020", "_sort=-_lastUpdated", "gender=male", "_list=1", "_summary=count",
+        "_sort=-_lastUpdated", "gender=male", "_summary=count", "_list=$current-problems",
+        "_list=no/id", "_at=ge2020", "_at=now", "_at=2020-02-30", "_at=2020&_at=2021",
         "_count=-1", "_count=x", "_count=1.5", "_count=99999999999999999999", "_since=yesterday",
         "_since=2020-13-01T00:00:00Z", "_count=1&_count=2",
     ]  # fmt: skip
@@ -289,3 +292,163 @@ async def test_a_history_refuses_parameters_and_values_that_it_does_not_know(
     replies = {query: await client.get(f"/Patient/a/_history?{query}") for query in queries}
 
     assert {query: r.status_code for query, r in replies.items()} == dict.fromkeys(queries, 400)
+
+
+async def test_at_shows_the_versions_that_were_current_at_some_moment_of_it(
+    client: httpx.AsyncClient,
+) -> None:
+    written = []
+    for gender in ("male", "female", "other"):
+        reply = await client.put("/Patient/a", json=patient(id="a", gender=gender))
+        written.append(reply.json()["meta"]["lastUpdated"])
+        await asyncio.sleep(MOMENT)
+    first, second, third = written
+    expected = {
+        "1999": [],
+        before(first): [],
+        first: [1],
+        before(second): [1],
+        second: [2],
+        before(third): [2],
+        third: [3],
+        "2999-01-01T00:00:00Z": [3],
+        "2999": [3],
+    }
+
+    found = {
+        (path, at): versions(await client.get(path, params={"_at": at}))
+        for path in ("/_history", "/Patient/_history", "/Patient/a/_history")
+        for at in expected
+    }
+
+    assert {at for _, at in found} == set(expected)
+    assert found == {(path, at): expected[at] for path, at in found}
+
+
+async def test_at_takes_a_period_as_wide_as_it_is_written(client: httpx.AsyncClient) -> None:
+    await client.put("/Patient/a", json=patient(id="a"))
+    updated = (await client.delete("/Patient/a")).headers["Last-Modified"]
+    assert updated
+    today = entries(await client.get("/Patient/a/_history"))[0]["response"]["lastModified"][:4]
+
+    of_the_year = await client.get(f"/Patient/a/_history?_at={today}")
+    of_the_next = await client.get(f"/Patient/a/_history?_at={int(today) + 1}")
+
+    assert [e["request"]["method"] for e in entries(of_the_year)] == ["DELETE", "POST"]
+    assert [e["request"]["method"] for e in entries(of_the_next)] == ["DELETE"]
+
+
+async def test_at_and_since_and_list_narrow_together(client: httpx.AsyncClient) -> None:
+    await versions_of_two_types(client)
+    await client.put("/List/l", json=list_of("l", "Patient/a", "Patient/nobody"))
+    await client.put("/List/empty", json=list_of("empty"))
+    expected = {
+        "/_history?_list=l": 4,
+        "/_history?_list=l,empty": 4,
+        "/_history?_list=l&_at=2999": 1,
+        "/_history?_list=l&_since=2999-01-01T00:00:00Z": 0,
+        "/_history?_at=2999&_since=2000-01-01T00:00:00Z": 4,
+        "/_history?_list=empty": 0,
+        "/_history?_list=nobody": 0,
+        "/Patient/_history?_list=l": 4,
+        "/Practitioner/_history?_list=l": 0,
+        "/Patient/a/_history?_list=l": 4,
+        "/Practitioner/b/_history?_list=l": 0,
+    }
+
+    found = {url: len(entries(await client.get(url))) for url in expected}
+
+    assert found == expected
+
+
+async def test_at_and_list_stay_in_force_on_every_page(client: httpx.AsyncClient) -> None:
+    bodies = [patient(id=f"p{n}") for n in range(5)]
+    await client.post("/", json=transaction(*(put(body) for body in bodies)))
+    others = [put({**body, "gender": "male"}) for body in bodies]
+    await client.post("/", json=transaction(*others, put(patient(id="other"))))
+    await client.put("/List/l", json=list_of("l", *(f"Patient/p{n}" for n in range(5))))
+
+    cut = await pages(client, "/_history?_list=l&_at=2999&_count=2")
+
+    assert [len(entries(page)) for page in cut] == [2, 2, 1]
+    assert {e["response"]["etag"] for e in entries(*cut)} == {'W/"2"'}
+
+
+async def test_a_cursor_keeps_to_the_moment_and_the_list_that_it_was_given_for(
+    client: httpx.AsyncClient,
+) -> None:
+    await versions_of_two_types(client)
+    following = link(await client.get("/_history?_at=2999&_count=1"), "next") or ""
+    cursor = httpx.URL(following).params["_cursor"]
+    others = ["_at=2998", "_at=2999&_list=l", "_since=2000-01-01T00:00:00Z", ""]
+
+    replies = [await client.get(f"/_history?_count=1&_cursor={cursor}&{more}") for more in others]
+
+    assert [reply.status_code for reply in replies] == [400] * len(others)
+    assert (await client.get(following)).status_code == 200
+
+
+async def test_the_total_is_told_where_one_page_holds_all_and_where_it_is_asked_for(
+    client: httpx.AsyncClient,
+) -> None:
+    await versions_of_two_types(client)
+    expected = {
+        "/_history": (5, 5),
+        "/_history?_count=5": (5, 5),
+        "/_history?_count=4": (None, 4),
+        "/_history?_count=0": (5, 0),
+        "/Patient/_history?_count=0": (4, 0),
+        "/Patient/a/_history?_count=0&_since=2000-01-01T00:00:00Z": (4, 0),
+        "/Patient/a/_history?_count=0&_at=2999-01-01": (1, 0),
+        "/Encounter/_history": (0, 0),
+    }
+
+    found = {url: await client.get(url) for url in expected}
+
+    told = {url: (r.json().get("total"), len(entries(r))) for url, r in found.items()}
+    assert told == expected
+    assert link(found["/_history?_count=0"], "next") is None
+
+
+async def test_a_walk_while_others_write_shows_all_that_was_there_once_and_in_order(
+    client: httpx.AsyncClient,
+) -> None:
+    await client.post("/", json=transaction(*(put(patient(id=f"p{n}")) for n in range(30))))
+    there = entries(await client.get("/_history?_count=1000"))
+    numbers = counting()
+
+    async def write() -> None:
+        n = next(numbers)
+        bodies = [patient(id=f"p{m}", name=[{"family": f"N{n}"}]) for m in range(n % 4)]
+        await client.post("/", json=transaction(put(patient(id=f"n{n}")), *map(put, bodies)))
+
+    walked: list[Json] = []
+    following: str | None = "/_history?_count=3"
+    while following:
+        page, *_ = await asyncio.gather(client.get(following), write(), write())
+        walked += entries(page)
+        following = link(page, "next")
+
+    places = [(entry["fullUrl"], entry["response"]["etag"]) for entry in walked]
+    assert len(places) == len(set(places)), "nothing comes twice"
+    assert walked[-len(there) :] == there, "nothing that was there is lost"
+    whole = entries(await client.get("/_history?_count=1000"))
+    assert whole[-len(walked) :] == walked, "what was shown stays as it was shown"
+
+
+def versions(reply: httpx.Response) -> list[int]:
+    """Return the versions that a history of one resource shows."""
+    return [int(entry["response"]["etag"].strip('W/"')) for entry in entries(reply)]
+
+
+def before(instant: str) -> str:
+    """Return the millisecond before an instant."""
+    moment = datetime.fromisoformat(instant) - timedelta(milliseconds=1)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def list_of(id: str, *references: str) -> Json:
+    """Return a List of these references."""
+    items = [{"item": {"reference": one}} for one in references]
+    known: Json = {"entry": items} if items else {"emptyReason": {"text": "none"}}
+    return {"resourceType": "List", "id": id, "status": "current", "mode": "working", **known}

@@ -369,6 +369,22 @@ def test_fsck_finds_a_fault_that_nobody_can_repair(
     assert name in repaired.stdout
 
 
+def test_fsck_knows_the_references_that_no_search_parameter_reads(
+    run: Command, database_url: str
+) -> None:
+    contact = [{"organization": reference("Organization/o")}]
+    stored(database_url, patient(id="p", contact=contact))
+    rows = "SELECT count(*) FROM index_reference"
+    held, clean = number(database_url, rows), run("fsck")
+    planted(database_url, "DELETE FROM index_reference")
+
+    found, repaired, after = run("fsck"), run("fsck", "--repair"), run("fsck")
+
+    codes = [result.exit_code for result in (clean, found, repaired, after)]
+    assert (held, codes) == (1, [0, 1, 0, 0])
+    assert number(database_url, rows) == held
+
+
 def test_fsck_names_resources_and_tells_nothing_of_them(run: Command, database_url: str) -> None:
     world(database_url)
     planted(database_url, "DELETE FROM index_string", "DELETE FROM index_token")

@@ -135,7 +135,8 @@ APPLIED = {
     "gender=female": "?gender=female",
     "gender=&name=marsh&_tag=": "?name=marsh",
     "name=marsh&_count=2": "?name=marsh&_count=2",
-    "_format=json&_pretty=true": "",
+    "_format=json&name=marsh&_pretty=true": "?name=marsh&_format=json&_pretty=true",
+    "_format=&_pretty=": "",
     "name=a%26b%20%C3%A9": "?name=a%26b%20%C3%A9",
     "identifier=urn:x%7C1&identifier=urn:y%7C2": "?identifier=urn:x%7C1&identifier=urn:y%7C2",
 }

@@ -236,7 +236,7 @@ async def test_a_write_that_is_refused_leaves_no_words(
 ) -> None:
     entries = [
         {"resource": ADA, "request": {"method": "PUT", "url": "Patient/ada"}},
-        {"request": {"method": "DELETE", "url": "Patient/nobody?x=1"}},
+        {"request": {"method": "DELETE", "url": "Patient?x=1"}},
     ]
     body = {"resourceType": "Bundle", "type": "transaction", "entry": entries}
 

@@ -28,7 +28,7 @@ from app.fhir.index.extraction import (
 )
 from app.fhir.index.texts import all_words, narrative_words
 from app.fhir.path import parse
-from app.fhir.values import ALWAYS, bounded, stored_code
+from app.fhir.values import ALWAYS, bounded, parse_reference, references_in, stored_code
 from app.fhir.wire import Resource
 
 # The parameter that says when a resource happened: the first of these that a resource has a row
@@ -41,6 +41,9 @@ CLINICAL_DATES = (
     *("identified", "when", "event-date", "period", "recorded-date", "recorded"),
     *("entered-date", "created", "timestamp", "issued", "birthdate"),
 )
+
+# The name of the rows of references that no search parameter reads: some have to know them all
+OTHER_REFERENCES = "_reference:other"
 
 # Elements on a path: Python has at most 20 loops in each other
 DEEPEST = 16
@@ -59,6 +62,8 @@ class Rows:
     exact beginning; of a uri the URL and the version; of a position its z, x and y on the unit
     sphere. A composite has the number of the element, then system and code of its first component,
     then system, code, lo and hi of its second; what a component has none of is "" and 0.0.
+
+    References that no search parameter reads, and are to no version, stand under OTHER_REFERENCES.
 
     Rows for a modifier stand under `code:text`, `code:identifier`, `code:of-type`; those of a
     composite's first and third component under `code:3`.
@@ -128,6 +133,8 @@ class Indexer:
         self, definitions: Definitions, base_url: str, zone: tzinfo = UTC, *, texts: bool = False
     ) -> None:
         self.definitions = definitions
+        self.base_url = base_url.rstrip("/")
+        self.types = frozenset(definitions.resource_types)
         self.zone = zone
         self.texts = texts
         sensitive = definitions.case_sensitive
@@ -148,15 +155,18 @@ class Indexer:
             "known": lambda s, c: cached(s, c) if len(s) + len(c) < 300 else known(s, c),
             "sensitive": sensitive,
             "implied": {"": {}} | self.implied,
-            "base_url": base_url.rstrip("/"),
-            "types": frozenset(definitions.resource_types),
+            "base_url": self.base_url,
+            "types": self.types,
             "zone": zone,
         }
         self.trees = lru_cache(None)(parse)
         self.compiled: dict[str, Extractor] = {}
 
-    def rows(self, resource: Resource) -> Rows:
-        """Return everything that the index holds of a resource; broken values are left out."""
+    def rows(self, resource: Resource, raw: bytes = b"") -> Rows:
+        """Return everything that the index holds of a resource; broken values are left out.
+
+        `raw` is the same as compact JSON: where references are found that no parameter reads.
+        """
         kind = resource["resourceType"]
         compiled = self.compiled.get(kind) or self.compile(kind)
         (tokens, references, dates, quantities, strings, uris, composites, positions, present) = (
@@ -165,7 +175,7 @@ class Indexer:
         patients, others = compartments(compiled, resource.get("id", ""), references)
         return Rows(
             token=tokens,
-            reference=references,
+            reference=references + self.other_references(raw, references),
             date=dates,
             quantity=quantities,
             string=strings,
@@ -179,9 +189,29 @@ class Indexer:
             texts=(narrative_words(resource), all_words(resource)) if self.texts else (),
         )
 
+    def other_references(
+        self, raw: bytes, references: Iterable[tuple[str, str, str]]
+    ) -> tuple[tuple[str, str, str], ...]:
+        """Return rows for the references in `raw` to resources of this server that have none."""
+        known = {f"{kind}/{identity}" for _, kind, identity in references}
+        rest = references_in(raw) - known
+        if not rest:
+            return ()
+        found: dict[tuple[str, str, str], None] = {}
+        for text in rest:
+            target = parse_reference(text, self.base_url)
+            ours = target.type in self.types and target.id and not target.version
+            if ours and f"{target.type}/{target.id}" not in known:
+                found[OTHER_REFERENCES, target.type, target.id] = None
+        return tuple(sorted(found))
+
     def parameter_kinds(self, kind: str) -> Mapping[str, ParameterRows]:
         """Return, for every parameter of a type by code, where its rows are."""
         return (self.compiled.get(kind) or self.compile(kind)).parameters
+
+    def clinical_dates(self, kind: str) -> tuple[str, ...]:
+        """Return the parameters of a type from which `occurred` is taken, the first first."""
+        return tuple((self.compiled.get(kind) or self.compile(kind)).dates)
 
     def numbered(self, kind: str) -> tuple[str, ...]:
         """Return the names under which a type may have rows: `code`, `code:text`, `code:3`.
@@ -189,7 +219,7 @@ class Indexer:
         By the search types alone, so that a server can start without compiling anything: some of
         the variants never get a row.
         """
-        return tuple(
+        searched = (
             name
             for code, parameter in self.definitions.search_parameters[kind].items()
             for name in (
@@ -198,6 +228,7 @@ class Indexer:
                 *(f"{code}:{n}" for n in range(3, len(parameter.components) + 1)),
             )
         )
+        return (*searched, OTHER_REFERENCES)
 
     def compile(self, kind: str) -> Extractor:
         """Return the extractor of a type, made and kept."""

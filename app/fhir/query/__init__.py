@@ -6,15 +6,19 @@ https://hl7.org/fhir/R4/search.html
 from app.fhir.query.language import (
     COLUMNS,
     CURSOR,
+    PRESENTATION,
+    RESULT_PARAMETERS,
     Hidden,
     Include,
     Language,
     Search,
     Sort,
     at,
+    listed,
     nothing_hidden,
     single,
     unparse,
+    written_as,
 )
 from app.fhir.query.terms import TEXTS, hierarchy
 from app.fhir.query.tree import (
@@ -40,6 +44,8 @@ from app.fhir.query.tree import (
 __all__ = [
     "COLUMNS",
     "CURSOR",
+    "PRESENTATION",
+    "RESULT_PARAMETERS",
     "TEXTS",
     "All",
     "And",
@@ -65,7 +71,9 @@ __all__ = [
     "TypedIdentifier",
     "at",
     "hierarchy",
+    "listed",
     "nothing_hidden",
     "single",
     "unparse",
+    "written_as",
 ]

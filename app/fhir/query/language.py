@@ -58,7 +58,9 @@ RESULT_PARAMETERS = frozenset(
     )
 )
 REPEATED = frozenset({"_include", "_revinclude", "_type"})
-SHOWN_ELSEWHERE = frozenset({CURSOR, "_format", "_pretty", "_explain"})
+# What changes how an answer is written, not what is in it: a cursor is not bound to it
+PRESENTATION = frozenset({"_format", "_pretty"})
+SHOWN_ELSEWHERE = PRESENTATION | {CURSOR, "_explain"}
 
 # search.html#modifiers, beside `missing`, which every parameter takes, and the types of a reference
 MODIFIERS: Mapping[str, tuple[str, ...]] = {
@@ -209,6 +211,15 @@ class Language:
         return bool(parameter.expression) or parameter.code in COLUMNS
 
 
+def listed(value: str) -> Query:
+    """Return what is in a List; a 400 for what is no id of one (search.html#list)."""
+    ids = value.split(",")
+    if not all(is_id(id) for id in ids):
+        text = "_list takes the id of a List; lists such as $current-problems are not supported"
+        raise refused("value", text, at("_list"), 400)
+    return Has("List", "item", Match("_id", "token", tuple(ids)))
+
+
 def conjunction(parts: list[Query]) -> Query:
     """Return what all parts find."""
     return All() if not parts else And(tuple(parts))
@@ -310,7 +321,7 @@ class Reading:
         if code in ("_list", "_filter"):
             if colon:
                 raise refused("not-supported", f"{code} takes no modifier", at(name))
-            return self.listed(value) if code == "_list" else tree(value, type, self)
+            return listed(value) if code == "_list" else tree(value, type, self)
         parameter = self.known(type, code, name)
         if colon and not modifier:
             raise refused("not-supported", f"{code}: has an empty modifier", at(name))
@@ -389,14 +400,6 @@ class Reading:
             text = f"{source}.{code[:64]} does not refer to a {type}"
             raise refused("not-supported", text, at(name))
         return Has(source, code, self.criterion(source, rest, value, deep + 1))
-
-    def listed(self, value: str) -> Query:
-        """Return what is in a List (search.html#list)."""
-        ids = value.split(",")
-        if not all(is_id(id) for id in ids):
-            text = "_list takes the id of a List; lists such as $current-problems are not supported"
-            raise refused("value", text, at("_list"), 400)
-        return Has("List", "item", Match("_id", "token", tuple(ids)))
 
     def match(
         self, type: str, parameter: SearchParameter, modifier: str, value: str, name: str
@@ -606,6 +609,12 @@ def single(pairs: Pairs, names: Container[str]) -> dict[str, str]:
 def at(name: str) -> str:
     """Return how an issue names a parameter (operationoutcome.html: `http.` for the request)."""
     return f"http.{name[:80]}"
+
+
+def written_as(applied: str, pairs: Pairs) -> str:
+    """Return a query string with what `pairs` ask of the format, so that its answer is alike."""
+    asked = [pair for pair in pairs if pair[0] in PRESENTATION and pair[1]]
+    return "&".join(part for part in (applied, unparse(asked)) if part) if asked else applied
 
 
 def unparse(pairs: Iterable[tuple[str, str]]) -> str:

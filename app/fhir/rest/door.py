@@ -14,11 +14,14 @@ from app import db
 from app.fhir.access import Caller
 from app.fhir.errors import FhirError, Issue
 from app.fhir.interaction import Interaction, Reply
-from app.fhir.rest.reading import PERFORM
-from app.fhir.rest.server import Server, check_parameters, refusal
+from app.fhir.rest.operating import operate
+from app.fhir.rest.provenance import check_taken
+from app.fhir.rest.reading import PERFORM, capabilities
+from app.fhir.rest.server import Server, refusal
 from app.fhir.rest.transactions import process
 from app.fhir.rest.writing import write
 from app.fhir.store import Store
+from app.logs import fault
 
 log = logging.getLogger("milepost")
 
@@ -34,10 +37,10 @@ async def handle(server: Server, caller: Caller, asked: Interaction) -> Reply:
     except db.Unavailable as error:
         return _failure("transient", f"The database is not available: {error}", 503)
     except db.TooSlow as error:
-        return _failure("too-costly", f"The search was {error}; ask for less at once", 503)
+        return _failure("too-costly", f"The request was {error}; ask for less at once", 503)
     except Exception as error:
-        # The class alone: a database error quotes rows in its text
-        log.error("%s failed: %s", asked.code, type(error).__name__, exc_info=_trace(error))
+        # Without its text: a database error quotes rows in it
+        log.error("%s failed: %s", asked.code, fault(error), exc_info=_trace(error))
         return _failure("exception", "The server failed; the failure was logged", 500)
 
 
@@ -75,11 +78,14 @@ async def _dispatch(server: Server, caller: Caller, asked: Interaction) -> Reply
     def opened(connection: db.Connection) -> Store:
         return Store(connection, server.catalogue, caller)
 
+    if asked.provenance and asked.code != "operation":  # of these, only what they do tells
+        check_taken(asked)
     perform = PERFORM.get(asked.code)
     match asked.code:
         case "capabilities":
-            check_parameters(asked, ())
-            return Reply(200, server.edition.statement())
+            return capabilities(server, asked)
+        case "operation":
+            return await operate(server, caller, asked)
         case "batch":
             return await process(server, caller, asked, handle)
         case "read" | "vread" if perform:

@@ -5,35 +5,71 @@ https://hl7.org/fhir/R4/search.html
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Any
 
 from app.fhir import bundle
 from app.fhir.access import Caller
 from app.fhir.cut import MODES, cut
-from app.fhir.errors import Issue, outcome, refused
+from app.fhir.errors import FhirError, Issue, outcome, refused
 from app.fhir.interaction import Interaction, Reply
 from app.fhir.query import (
     CURSOR,
+    All,
     Hidden,
     Member,
+    listed,
     nothing_hidden,
     single,
     unparse,
+    written_as,
 )
 from app.fhir.rest.server import Perform, Server, check_parameters, matches
 from app.fhir.store import Store, Version, instant
-from app.fhir.values import parse_date
+from app.fhir.values import Interval, parse_date
 from app.fhir.wire import Resource, encode
 
-EARLIEST = -(2**62)
 SUBSETS = ("_summary", "_elements")  # http.html#parameters: of every interaction that reads
+HISTORY = ("_count", "_since", "_at", "_list", *SUBSETS)  # http.html#history
 
 
 async def read(server: Server, store: Store, asked: Interaction) -> Reply:
-    """Return the current version, or 304 if the client has it (http.html#read)."""
+    """Return the current version, or 304 if the client has it (http.html#read).
+
+    What the server itself publishes is there as well, unless something is stored in its place.
+    """
     check_parameters(asked, SUBSETS)
     show = presented(server, asked)
-    return _reading(asked, await store.read(asked.type, asked.id), show)
+    try:
+        return _reading(asked, await store.read(asked.type, asked.id), show)
+    except FhirError as error:
+        shipped = server.operations.definitions.get((asked.type, asked.id))
+        if shipped is None or error.status != 404:
+            raise
+        return Reply(200, show(Version(asked.type, asked.id, 0, 0, 0, encode(shipped))))
+
+
+def capabilities(server: Server, asked: Interaction) -> Reply:
+    """Return the CapabilityStatement, or 304 if the client has it (http.html#capabilities).
+
+    Whatever `mode` asks for, it is the full one, as the specification lets a server do.
+    """
+    check_parameters(asked, ("mode", *SUBSETS))
+    body = server.edition.statement()
+    tag = _tag(body)
+    headers = {"ETag": f'W/"{tag}"'}
+    if asked.if_none_match and matches(asked.if_none_match, tag):
+        return Reply(304, extra=headers)
+    show = presented(server, replace(asked, type="CapabilityStatement"))
+    return Reply(200, show(Version("CapabilityStatement", "", 0, 0, 0, body)), extra=headers)
+
+
+@lru_cache(1)
+def _tag(statement: bytes) -> str:
+    """Return what tells a statement from all others."""
+    return blake2b(statement, digest_size=8).hexdigest()
 
 
 async def vread(server: Server, store: Store, asked: Interaction) -> Reply:
@@ -114,11 +150,12 @@ async def search(server: Server, store: Store, asked: Interaction) -> Reply:
     beside = shower(server, parsed.summary, ())
     path = "/".join(part for part in (asked.within, asked.within and asked.id) if part)
     path = "/".join(p for p in (server.base_url, path, asked.type or ("*" if path else "")) if p)
+    applied = written_as(parsed.applied, asked.pairs)
     body = bundle.searchset(
         server.base_url,
         [show(entry) for entry in page.entries],
         [beside(entry) for entry in page.included],
-        bundle.page_links(path, parsed.applied, parsed.cursor, page.cursor),
+        bundle.page_links(path, applied, parsed.cursor, page.cursor),
         page.total,
         outcome(issues) if issues else None,
     )
@@ -188,14 +225,16 @@ def explanation(explained: Mapping[str, Any]) -> Resource:
 
 async def history(server: Server, store: Store, asked: Interaction) -> Reply:
     """Return a history Bundle, newest first (http.html#history)."""
-    known = ("_count", "_since", *SUBSETS)
-    check_parameters(asked, (*known, CURSOR))
-    given = single(asked.pairs, (*known, CURSOR))
+    check_parameters(asked, (*HISTORY, CURSOR))
+    given = single(asked.pairs, (*HISTORY, CURSOR))
     show = presented(server, asked)
+    since = _moments(server, given, "_since")
     page = await store.history(
         asked.type,
         asked.id,
-        since=_since(given.get("_since")),
+        since=since.lo if since else None,
+        at=_moments(server, given, "_at"),
+        of=listed(given["_list"]) if "_list" in given else All(),
         count=server.language.count(given.get("_count")),
         cursor=given.get(CURSOR, ""),
     )
@@ -206,19 +245,20 @@ async def history(server: Server, store: Store, asked: Interaction) -> Reply:
         for v in page.entries
     ]
     path = "/".join(part for part in (server.base_url, asked.type, asked.id, "_history") if part)
-    applied = unparse(tuple(p for p in asked.pairs if p[1] and p[0] in known))
+    applied = unparse(tuple(p for p in asked.pairs if p[1] and p[0] in HISTORY))
+    applied = written_as(applied, asked.pairs)
     links = bundle.page_links(path, applied, given.get(CURSOR, ""), page.cursor)
-    return Reply(200, bundle.history(entries, links))
+    return Reply(200, bundle.history(entries, links, page.total))
 
 
-def _since(text: str | None) -> int:
-    """Return the moment of `_since`, an instant, in microseconds."""
-    if text is None:
-        return EARLIEST
+def _moments(server: Server, given: Mapping[str, str], name: str) -> Interval | None:
+    """Return the moments that a parameter names: an instant, a day, a year ...; None if absent."""
+    if name not in given:
+        return None
     try:
-        return parse_date(text).lo
+        return parse_date(given[name], server.language.zone)
     except ValueError as error:
-        raise refused("value", f"_since: {error}", "http._since", 400) from None
+        raise refused("value", f"{name}: {error}", f"http.{name}", 400) from None
 
 
 PERFORM: Mapping[str, Perform] = {

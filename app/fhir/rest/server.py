@@ -1,8 +1,9 @@
 """What the process knows, and what every interaction checks."""
 
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from app import db
 from app.fhir.cut import Cutter
@@ -10,9 +11,8 @@ from app.fhir.definitions import Definitions
 from app.fhir.edition import Edition, Editions
 from app.fhir.errors import FhirError, outcome, refused
 from app.fhir.interaction import Interaction, Reply
-from app.fhir.query import (
-    Language,
-)
+from app.fhir.operations import Operations
+from app.fhir.query import PRESENTATION, Language
 from app.fhir.store import Catalogue, Store
 from app.fhir.validation import Validator
 from app.fhir.wire import encode
@@ -34,8 +34,14 @@ class Server:
     editions: Editions
     edition: Edition
     validator: Validator
+    operations: Operations
     now: Callable[[], int]
     new_id: Callable[[], str]
+    conditional_delete: Literal["single", "multiple"] = "single"
+    referential_integrity: Literal["off", "warn", "enforce"] = "off"
+    max_bundle_entries: int = 10_000
+    max_resource_bytes: int = 16 * 1024 * 1024
+    batch_seconds: float = math.inf
 
     @property
     def definitions(self) -> Definitions:
@@ -66,7 +72,7 @@ class Server:
 def check_parameters(asked: Interaction, known: Sequence[str]) -> None:
     """Refuse a query parameter that this interaction does not have: none is ignored."""
     for name, value in asked.pairs:
-        if name in known or not value or name in ("_format", "_pretty"):
+        if name in known or not value or name in PRESENTATION:
             continue
         if name == "_summary" and value == "false":
             continue
@@ -75,7 +81,7 @@ def check_parameters(asked: Interaction, known: Sequence[str]) -> None:
         raise refused("not-supported", text, f"http.{name[:80]}")
 
 
-def matches(header: str, version: int) -> bool:
+def matches(header: str, version: int | str) -> bool:
     """Return whether an If-Match or If-None-Match header names the version; a weak tag is fine.
 
     Raises a 400 for what is no entity tag.

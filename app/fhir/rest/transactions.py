@@ -7,15 +7,7 @@ all of them.
 """
 
 import asyncio
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from app.fhir import bundle
@@ -23,24 +15,28 @@ from app.fhir.access import Caller
 from app.fhir.bundle import Entry, Links
 from app.fhir.errors import STATUS, FhirError, Issue, refused
 from app.fhir.interaction import Interaction, Reply, parse_query
+from app.fhir.manifest import Identity
+from app.fhir.rest.conditions import WRITES, Resolved, find, placed, resolve
 from app.fhir.rest.reading import PERFORM
 from app.fhir.rest.server import Server, check_parameters, refusal
 from app.fhir.rest.writing import (
     Prepared,
     check,
+    check_size,
     create,
-    criteria,
     delete,
     existing,
-    find,
+    patched,
     preferred,
+    settled,
+    together,
     transact,
     update,
+    whole,
 )
-from app.fhir.store import Store, instant
+from app.fhir.store import Current, Store, instant
 from app.fhir.wire import compact, decode, fields
 
-WRITES = frozenset({"create", "update", "delete"})
 BREATH = 20  # entries of a Bundle between two turns of the event loop
 
 Handle = Callable[[Server, Caller, Interaction], Awaitable[Reply]]
@@ -53,12 +49,17 @@ async def process(server: Server, caller: Caller, asked: Interaction, handle: Ha
     if bundle.value(fields(raw), "resourceType") != "Bundle":
         text = "resourceType must be Bundle at the base of the server"
         raise FhirError([Issue("error", "invalid", text, "resourceType")])
-    kind, entries = bundle.plan(raw, server.definitions, server.base_url)
+    limit = server.max_bundle_entries
+    kind, entries = bundle.plan(raw, server.definitions, server.base_url, limit)
     issues = server.validator.validate(bundle.envelope(raw))
     if issues:
         raise FhirError(issues)
     if kind == "batch":
         return await _batch(server, caller, asked, entries, handle)
+    for entry in entries:
+        if entry.interaction.code not in WRITES and entry.interaction.code not in PERFORM:
+            text = "This interaction cannot be part of a transaction, but of a batch"
+            raise refused("not-supported", text, f"{entry.place}.request.url")
     return await transact(server, caller, lambda store: _transaction(server, store, asked, entries))
 
 
@@ -69,89 +70,82 @@ async def _batch(
     entries: Sequence[Entry],
     handle: Handle,
 ) -> Reply:
-    """Answer each entry as if it had come alone: one may fail without the others."""
+    """Answer each entry as if it had come alone: one may fail without the others.
+
+    What was done is answered, so a batch that runs out of time refuses the entries that are left.
+    """
     answers = []
+    until = server.now() + server.batch_seconds * 1_000_000
     for entry in entries:
-        inner = replace(entry.interaction, prefer=asked.prefer)
-        refused_at_once = refusal(entry.refusal) if entry.refusal else None
-        reply = refused_at_once or await handle(server, caller, inner)
-        answers.append(_answer(reply, inner))
+        inner = replace(entry.interaction, prefer=asked.prefer, handling=asked.handling)
+        if asked.provenance and inner.code in WRITES:
+            inner = replace(inner, provenance=asked.provenance)
+        if server.now() > until:
+            text = f"The batch was stopped after {server.batch_seconds:g} s, before this entry"
+            reply = refusal(refused("timeout", text))
+        elif entry.refusal:
+            reply = refusal(entry.refusal)
+        else:
+            reply = await handle(server, caller, inner)
+        answers.append(_answer(entry, reply, asked.prefer))
     return Reply(200, bundle.response("batch", answers))
-
-
-def _answer(reply: Reply, inner: Interaction) -> bytes:
-    reads = inner.code not in WRITES
-    show = reads or inner.prefer in ("representation", "OperationOutcome")
-    return bundle.response_entry(reply, instant(reply.updated), representation=show)
 
 
 async def _transaction(
     server: Server, store: Store, asked: Interaction, entries: Sequence[Entry]
 ) -> Reply:
     """Perform all entries or none, in the order of http.html#trules."""
-    await store.begin()
-    ids, replies, twins = await _identify_creates(server, store, entries)
-    writes = [e for e in bundle.in_order(entries) if e.interaction.code in WRITES]
-    bundle.check_identities(
-        (e.place, e.interaction.type, ids.get(e.place) or e.interaction.id)
-        for e in writes
-        if e.place not in twins
-    )
-    writes = [e for e in writes if e.place not in replies and e.place not in twins]
-    named = [e.interaction for e in writes if e.interaction.code != "create"]
-    locked = await store.lock(
-        [(i.type, i.id) for i in named], {(i.type, i.id) for i in named if i.code == "update"}
-    )
+    wanted = [entry for entry in entries if entry.interaction.code in WRITES]
+    resolved = await resolve(server, store, wanted)
+    locked = dict(resolved.locked)
+    bundle.check_identities(resolved.writes)
+    writes = []
+    replies: dict[str, list[Reply]] = {entry.place: [] for entry in wanted}
+    for entry in resolved.writes:
+        with placed(entry):
+            if entry.interaction.code == "read":
+                replies[entry.place].append(await existing(store, entry.interaction))
+            else:
+                writes.append(await _unpatched(server, store, entry, locked))
     now = server.now()
-    targets = _full_urls(entries, ids)
-    async for ready in _resolvable(server, store, writes, targets):
-        prepared = await _prepare_all(server, ready, Links(targets, server.definitions))
-        for entry in ready:
+    targets = _full_urls(wanted, resolved)
+    async for ready in _resolvable(server, store, bundle.in_order(writes), targets):
+        if store.written:  # what an earlier round refers to has a row by now
+            locked |= await store.lock([(e.interaction.type, e.interaction.id) for e in ready])
+        links = Links(targets, server.definitions)
+        async for entry, prepared in _prepared(server, ready, links):
             inner = entry.interaction
+            known = locked.get((inner.type, inner.id))
             with placed(entry):
-                if inner.code == "create":
-                    reply = create(store, inner, ids[entry.place], prepared[entry.place], now)
-                elif inner.code == "update":
-                    current = locked[inner.type, inner.id]
-                    reply = await update(store, inner, current, prepared[entry.place], now)
-                else:
-                    known = locked.get((inner.type, inner.id))
+                if prepared is None:
                     reply = await delete(store, inner, known, now)
-            replies[entry.place] = reply
+                elif inner.code == "create":
+                    reply = create(store, inner, inner.id, prepared, now, known)
+                else:
+                    reply = await update(store, inner, known, prepared, now)
+            replies[entry.place].append(reply)
         await store.flush()
-    for place, first in twins.items():
-        replies[place] = replace(replies[first], status=200)
-    return Reply(200, await _answers(server, store, asked, entries, replies))
+    places = {(e.interaction.type, e.interaction.id): e.place for e in resolved.writes}
+    found = await settled(server, store, asked, places)
+    answers = {place: together(made) for place, made in replies.items()}
+    for key in found.keys() & places.keys():
+        place = places[key]
+        issues = (*answers[place].issues, *found[key])
+        answers[place] = replace(answers[place], issues=issues)
+    for place, first in resolved.twins.items():
+        answers[place] = replace(answers[first], status=200)
+    return Reply(200, await _answers(server, store, asked, entries, answers))
 
 
-async def _identify_creates(
-    server: Server, store: Store, entries: Sequence[Entry]
-) -> tuple[dict[str, str], dict[str, Reply], dict[str, str]]:
-    """Return ids and answers of creates by place, and which creates are the same as an earlier one.
-
-    An answer is known where a conditional create finds its resource. Two with the same criteria
-    mean the same resource.
-    """
-    ids: dict[str, str] = {}
-    replies: dict[str, Reply] = {}
-    twins: dict[str, str] = {}
-    first: dict[str, str] = {}
-    creates = [entry for entry in entries if entry.interaction.code == "create"]
-    wanted = {e.place: criteria(e.interaction) for e in creates if e.interaction.if_none_exist}
-    await store.connection.exclusive(wanted.values())
-    for entry in creates:
-        found = None
-        if entry.place in wanted:
-            earlier = first.setdefault(wanted[entry.place], entry.place)
-            if earlier != entry.place:
-                twins[entry.place], ids[entry.place] = earlier, ids[earlier]
-                continue
-            with placed(entry):
-                found = await existing(server, store, entry.interaction)
-        if found is not None:
-            replies[entry.place] = found
-        ids[entry.place] = found.location.split("/")[1] if found else server.new_id()
-    return ids, replies, twins
+async def _unpatched(
+    server: Server, store: Store, entry: Entry, locked: Mapping[Identity, Current]
+) -> Entry:
+    """Return an entry as it is, and a patch as the update that it comes to."""
+    asked = entry.interaction
+    if asked.code != "patch":
+        return entry
+    current = locked.get((asked.type, asked.id))
+    return replace(entry, interaction=await patched(server, store, asked, current))
 
 
 async def _answers(
@@ -164,26 +158,41 @@ async def _answers(
     """Return the transaction-response: reads are performed now, after all writes."""
     answers = []
     for entry in entries:
-        inner = replace(entry.interaction, prefer=asked.prefer)
+        inner = entry.interaction
         reply = replies.get(entry.place)
         if reply is None:
             with placed(entry):
                 reply = await PERFORM[inner.code](server, store, inner)
-        elif inner.prefer == "representation" and not reply.body and reply.status < 204:
-            reply = replace(reply, body=(await store.read(inner.type, inner.id)).body)
-        elif inner.prefer == "OperationOutcome":
-            reply = preferred(reply, inner)
-        answers.append(_answer(reply, inner))
+        elif asked.prefer == "representation":
+            reply = await whole(store, inner, reply)
+        else:
+            reply = preferred(reply, asked)
+        answers.append(_answer(entry, reply, asked.prefer))
     return bundle.response("transaction", answers)
 
 
-def _full_urls(entries: Sequence[Entry], ids: Mapping[str, str]) -> dict[str, str]:
+def _answer(entry: Entry, reply: Reply, prefer: str) -> bytes:
+    """Return the response entry; of what was written it shows what is preferred (http.html#ops)."""
+    wrote = entry.interaction.code in WRITES
+    told = reply.status >= 400 or (wrote and prefer == "OperationOutcome")
+    shown = not told and not entry.head and (not wrote or prefer == "representation")
+    return bundle.response_entry(
+        reply,
+        instant(reply.updated),
+        resource=reply.body if shown else b"",
+        outcome=reply.body if told else b"",
+    )
+
+
+def _full_urls(entries: Sequence[Entry], resolved: Resolved) -> dict[str, str]:
     """Return what each fullUrl of a written entry becomes (http.html#trules)."""
-    return {
-        e.full_url: f"{e.interaction.type}/{ids.get(e.place) or e.interaction.id}"
-        for e in entries
-        if e.full_url and e.interaction.code in ("create", "update")
+    written = {
+        e.place: f"{e.interaction.type}/{e.interaction.id}"
+        for e in resolved.writes
+        if e.interaction.code != "delete"
     }
+    places = {e.full_url: resolved.twins.get(e.place, e.place) for e in entries if e.full_url}
+    return {url: written[place] for url, place in places.items() if place in written}
 
 
 async def _resolvable(
@@ -232,40 +241,39 @@ async def _conditional(server: Server, store: Store, reference: str) -> str | No
     if type not in server.definitions.type_numbers:
         raise refused("value", f"A conditional reference to {type[:64]!r}, which is no type")
     found = await find(server, store, type, parse_query(query), "A conditional reference")
-    return f"{type}/{found}" if found else None
+    return f"{type}/{found[0]}" if found else None
 
 
-async def _prepare_all(
+async def _prepared(
     server: Server, writes: Sequence[Entry], links: Links
-) -> dict[str, Prepared]:
-    """Return each resource that is to be written, links replaced; all their issues at once."""
-    prepared: dict[str, Prepared] = {}
+) -> AsyncIterator[tuple[Entry, Prepared | None]]:
+    """Yield each write with its resource, links replaced; None where it deletes one.
+
+    Only one resource at a time is held decoded. The issues of all are raised together, at the end;
+    from the first one on nothing is yielded.
+    """
     issues: list[Issue] = []
     for n, entry in enumerate(writes):
-        if entry.interaction.code == "delete":
-            continue
         if n % BREATH == BREATH - 1:
             await asyncio.sleep(0)
-        raw = links.rewrite(entry.interaction.body, entry.full_url)
-        place = f"{entry.place}.resource"
-        try:
-            resource = decode(raw, place)
-            found = check(server, entry.interaction, resource, place)
-        except FhirError as error:
-            found = list(error.issues)
+        found: Sequence[Issue] = ()
+        prepared = None
+        if entry.interaction.code != "delete":
+            found, prepared = _checked(server, entry, links)
         issues += found
-        if not found:
-            prepared[entry.place] = Prepared(raw, resource)
+        if not issues:
+            yield entry, prepared
     if issues:
         raise FhirError(issues, min(max(STATUS[issue.code], 400) for issue in issues))
-    return prepared
 
 
-@contextmanager
-def placed(entry: Entry) -> Iterator[None]:
-    """Name the entry in every refusal that is raised inside."""
+def _checked(server: Server, entry: Entry, links: Links) -> tuple[Sequence[Issue], Prepared | None]:
+    """Return what is wrong with the resource of an entry, and the resource with links replaced."""
+    raw = links.rewrite(entry.interaction.body, entry.full_url)
+    place = f"{entry.place}.resource"
     try:
-        yield
+        check_size(server, raw, place)
+        resource = decode(raw, place)
+        return check(server, entry.interaction, resource, place), Prepared(raw, resource)
     except FhirError as error:
-        issues = [issue.under(entry.place) for issue in error.issues]
-        raise FhirError(issues, error.status) from None
+        return error.issues, None

@@ -1,27 +1,27 @@
-"""Interactions that write: create, update, delete.
+"""Interactions that write: create, update, patch, delete.
 
 https://hl7.org/fhir/R4/http.html
 
 A write has two halves: `prepare` needs no database (decode, check, validate), the rest runs inside
-the transaction.
+the transaction. Where the database has to say what is written (a patch, or criteria in place of an
+id), both do.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from app import db
-from app.fhir import bundle
+from app.fhir import bundle, patch
 from app.fhir.access import Caller
+from app.fhir.bundle import Entry
 from app.fhir.errors import STATUS, FhirError, Issue, outcome, refused
-from app.fhir.interaction import Interaction, Pairs, Reply, parse_query
-from app.fhir.query import (
-    All,
-    Search,
-    unparse,
-)
-from app.fhir.rest.reading import hidden_from
+from app.fhir.interaction import Interaction, Reply
+from app.fhir.manifest import Identity
+from app.fhir.rest import provenance
+from app.fhir.rest.conditions import conditional, resolve
+from app.fhir.rest.referential import NOWHERE, Findings, look
 from app.fhir.rest.server import Server, check_parameters, matches
 from app.fhir.store import CREATED, LIVE, Current, Store, Version, refusals
 from app.fhir.wire import Resource, compact, decode, encode
@@ -37,18 +37,58 @@ class Prepared:
 
 async def write(server: Server, caller: Caller, asked: Interaction) -> Reply:
     """Run one write as a transaction of its own."""
-    prepared = prepare(server, asked) if asked.code in ("create", "update") else None
-    check_parameters(asked, ())
+    prepared = prepared_for(server, asked)
 
     async def work(store: Store) -> Reply:
-        reply = await _perform_write(server, store, asked, prepared)
-        await store.flush()
-        if asked.prefer in ("", "representation") and not reply.body and reply.status < 204:
-            id = reply.location.split("/")[1] if reply.location else asked.id
-            return replace(reply, body=(await store.read(asked.type, id)).body)
-        return reply
+        reply = await made(server, store, asked, prepared)
+        return await whole(store, asked, reply) if asked.prefer in ("", "representation") else reply
 
     return preferred(await transact(server, caller, work), asked)
+
+
+def prepared_for(server: Server, asked: Interaction) -> Prepared | None:
+    """Return what a write needs before its transaction, None where the database has a say in it."""
+    if asked.code != "create" and not asked.id:
+        return None
+    check_parameters(asked, ())
+    return prepare(server, asked) if asked.code in ("create", "update") else None
+
+
+async def made(
+    server: Server, store: Store, asked: Interaction, prepared: Prepared | None
+) -> Reply:
+    """Make one write in a transaction that may go on; return its answer."""
+    if server.referential_integrity != "off":
+        await store.begin()
+    reply = await _perform_write(server, store, asked, prepared)
+    found = await settled(server, store, asked)
+    issues = (*reply.issues, *(issue for some in found.values() for issue in some))
+    return replace(reply, issues=issues) if found else reply
+
+
+async def settled(
+    server: Server, store: Store, asked: Interaction, entries: Mapping[Identity, str] = NOWHERE
+) -> Findings:
+    """Write what is staged with its Provenance; return what is to be said of broken references.
+
+    `entries` are the places in a Bundle of what was written.
+    """
+    if asked.provenance:
+        attest(server, store, asked)
+    await store.flush()
+    return await look(server, store, entries)
+
+
+def attest(server: Server, store: Store, asked: Interaction) -> None:
+    """Stage the Provenance of what was written, if anything was (http.html#provenance)."""
+    inner = provenance.asserted(asked.provenance)
+    try:
+        prepared = prepare(server, inner)
+    except FhirError as error:
+        raise provenance.named(error) from None
+    if store.written:
+        raw = provenance.about(prepared.raw, store.written)
+        create(store, inner, server.new_id(), Prepared(raw, decode(raw)), server.now())
 
 
 async def transact(
@@ -71,18 +111,59 @@ async def _perform_write(
     server: Server, store: Store, asked: Interaction, prepared: Prepared | None
 ) -> Reply:
     """Lock what the write is about, and stage it."""
-    if asked.code == "create" and prepared is not None:
-        if asked.if_none_exist and (found := await existing(server, store, asked)):
-            return found
-        return create(store, asked, server.new_id(), prepared, server.now())
-    identity = (asked.type, asked.id)
+    now = server.now()
+    if conditional(asked):
+        resolved = await resolve(server, store, [Entry("", interaction=asked)])
+        plain, locked = [entry.interaction for entry in resolved.writes], resolved.locked
+    elif asked.code == "create" and prepared is not None:
+        return create(store, asked, server.new_id(), prepared, now)
+    else:
+        # whoever names a version expects the resource to be there: no row is made for it
+        claimed = [(asked.type, asked.id)] if asked.code == "update" and not asked.if_match else []
+        plain, locked = [asked], await store.lock([(asked.type, asked.id)], claimed)
+    replies = [
+        await _stage(server, store, one, locked.get((one.type, one.id)), prepared, now)
+        for one in plain
+    ]
+    return together(replies)
+
+
+async def _stage(
+    server: Server,
+    store: Store,
+    asked: Interaction,
+    current: Current | None,
+    prepared: Prepared | None,
+    now: int,
+) -> Reply:
+    """Stage a write that names its resource, whose row is locked."""
+    if asked.code == "read":
+        return await existing(store, asked)
     if asked.code == "delete":
-        known = (await store.lock([identity])).get(identity)
-        return await delete(store, asked, known, server.now())
-    assert prepared is not None
-    # whoever names a version expects the resource to be there: no row is made for it
-    locked = await store.lock([identity], () if asked.if_match else [identity])
-    return await update(store, asked, locked.get(identity), prepared, server.now())
+        return await delete(store, asked, current, now)
+    if asked.code == "patch":
+        asked = await patched(server, store, asked, current)
+    prepared = prepared or prepare(server, asked)
+    if asked.code == "create":
+        return create(store, asked, asked.id, prepared, now)
+    return await update(store, asked, current, prepared, now)
+
+
+def together(replies: Sequence[Reply]) -> Reply:
+    """Return the answer to a write from those to what it came to: one of several has no version."""
+    if len(replies) == 1:
+        return replies[0]
+    deleted = sum(reply.version > 0 for reply in replies)  # less what the caller may not delete
+    text = f"{deleted} resources were deleted"
+    return Reply(204, issues=(Issue("information", "informational", text),))
+
+
+async def whole(store: Store, asked: Interaction, reply: Reply) -> Reply:
+    """Return the answer to a write with the resource, which one that changed nothing leaves out."""
+    if reply.body or reply.status >= 204:
+        return reply
+    id = reply.location.split("/")[1]
+    return replace(reply, body=(await store.read(asked.type, id)).body)
 
 
 def preferred(reply: Reply, asked: Interaction) -> Reply:
@@ -94,7 +175,7 @@ def preferred(reply: Reply, asked: Interaction) -> Reply:
             return replace(reply, body=b"")
         case "OperationOutcome":
             status = 200 if reply.status == 204 else reply.status
-            return replace(reply, status=status, body=encode(outcome([])))
+            return replace(reply, status=status, body=encode(outcome(reply.issues)))
     return reply
 
 
@@ -102,6 +183,7 @@ def prepare(server: Server, asked: Interaction) -> Prepared:
     """Return the resource of a create or update, or refuse it with every issue that it has."""
     resource = decode(asked.body, asked.type)
     raw = compact(asked.body)
+    check_size(server, raw, asked.type)
     issues = check(server, asked, resource)
     for condition in bundle.conditions(raw):
         text = f"The reference {condition.partition('?')[0]}?... is resolved in a transaction only"
@@ -109,6 +191,13 @@ def prepare(server: Server, asked: Interaction) -> Prepared:
     if issues:
         raise FhirError(issues, min(max(STATUS[issue.code], 400) for issue in issues))
     return Prepared(raw, resource)
+
+
+def check_size(server: Server, raw: bytes, place: str) -> None:
+    """Refuse a resource that could not be sent alone: what a patch or a Bundle has made of it."""
+    if len(raw) > server.max_resource_bytes:
+        text = f"The resource is longer than {server.max_resource_bytes} bytes"
+        raise refused("too-long", text, place)
 
 
 def check(
@@ -121,7 +210,7 @@ def check(
         return [Issue("error", "invalid", text, f"{place or asked.type}.resourceType")]
     if asked.code == "update" and resource.get("id") != asked.id:
         # http.html#update: the id in the body is required and must be that of the URL
-        text = f"id must be {asked.id}, as in the URL"
+        text = f"id must be {asked.id}, that of the resource which is updated"
         return [Issue("error", "invalid", text, f"{place or asked.type}.id")]
     issues = server.validator.validate(resource, place=place)
     if asked.type == "SearchParameter" and not issues:
@@ -131,9 +220,19 @@ def check(
     return issues
 
 
-def create(store: Store, asked: Interaction, id: str, prepared: Prepared, now: int) -> Reply:
-    """Stage a new resource under a new id; the id in the body is ignored (http.html#create)."""
-    version, _ = store.put(asked.type, id, prepared.raw, prepared.resource, None, now)
+def create(
+    store: Store,
+    asked: Interaction,
+    id: str,
+    prepared: Prepared,
+    now: int,
+    current: Current | None = None,
+) -> Reply:
+    """Stage a new resource under a new id; the id in the body is ignored (http.html#create).
+
+    `current` is its locked row, if something that was written before refers to it.
+    """
+    version, _ = store.put(asked.type, id, prepared.raw, prepared.resource, current, now)
     return written(version, 201)
 
 
@@ -187,33 +286,24 @@ def written(version: Version, status: int) -> Reply:
     return Reply(status, version.body, version.version, version.updated, location)
 
 
-async def existing(server: Server, store: Store, asked: Interaction) -> Reply | None:
-    """Return the answer of a conditional create that finds its resource (http.html#ccreate).
+async def existing(store: Store, asked: Interaction) -> Reply:
+    """Return the answer of a conditional create that found its resource (http.html#ccreate)."""
+    return written(await store.read(asked.type, asked.id), 200)
 
-    The criteria are locked first, so that of two requests at once the second finds the first.
+
+async def patched(
+    server: Server, store: Store, asked: Interaction, current: Current | None
+) -> Interaction:
+    """Return the update that a patch comes to, whose row is locked (http.html#patch).
+
+    Raises a 404 or 410 where there is nothing to patch.
     """
-    await store.connection.exclusive([criteria(asked)])
-    pairs = parse_query(asked.if_none_exist)
-    found = await find(server, store, asked.type, pairs, "If-None-Exist")
-    if found is None:
-        return None
-    current = await store.read(asked.type, found)
-    return written(current, 200)
-
-
-def criteria(asked: Interaction) -> str:
-    """Return a name for the criteria of a conditional create: equal criteria, equal name."""
-    return f"{asked.type}?{unparse(tuple(sorted(parse_query(asked.if_none_exist))))}"
-
-
-async def find(server: Server, store: Store, type: str, pairs: Pairs, where: str) -> str | None:
-    """Return the id of the one resource that fits; None for none, 412 for several."""
-    hidden = hidden_from(server, store.caller)
-    search = server.language.parse(type, pairs, server.now(), hidden=hidden)
-    if isinstance(search.arms[0][1], All):
-        raise refused("invalid", f"{where} needs search parameters", status=400)
-    plain = Search(search.arms, count=2, applied=search.applied)
-    page = await store.search(plain)
-    if len(page.entries) > 1:
-        raise refused("multiple-matches", f"{where} fits more than one {type}")
-    return page.entries[0].id if page.entries else None
+    found = await store.read(asked.type, asked.id)
+    _require_version(asked, current)
+    if store.caller.policy.mask.get(asked.type):
+        # what is masked would be lost, and could be asked for by a patch that tests it
+        text = f"You do not see all of a {asked.type}, so you may not patch it"
+        raise refused("forbidden", text)
+    given = asked.body, asked.content_type
+    raw = patch.apply(found.body, *given, server.validator, server.max_resource_bytes)
+    return replace(asked, code="update", body=raw)

@@ -39,6 +39,7 @@ from app.fhir.sql.operations import NONE, ONE, Clause, any_of, bound, fence
 
 PROBE_LIMIT = 1801
 AFTER_ANY = 2**62
+NEVER = str(AFTER_ANY)  # when a current version ends
 
 SortKind = Literal[
     "id", "updated", "date", "string", "token", "uri", "number", "quantity", "reference"
@@ -65,6 +66,22 @@ class Arm(NamedTuple):
     gate: Shape
     bounds: tuple[tuple[str, ...], ...] = ()
     single: bool = False
+
+
+class History(NamedTuple):
+    """Which versions a history shows: of what, by which conditions, and which of its pages.
+
+    `level` is instance, type or system, `of` is asked of the resources; `since` and `at` say that
+    only what was written since then, or was current then, is shown; `after` that the page follows
+    another.
+    """
+
+    level: str
+    gate: Shape
+    of: Shape = ("all",)
+    since: bool = False
+    at: bool = False
+    after: bool = False
 
 
 TABLES: dict[str, tuple[sa.Table, str]] = {
@@ -133,16 +150,24 @@ class Compiler:
         # the gate is asked twice: of the resource and of the version
         return self.plan("vread", _vread, (gate,), [*values, *values], **named)
 
-    def history(
-        self, level: str, gate: Shape, values: Sequence[Any], *, after: bool, **named: Any
-    ) -> Plan:
-        """Return a page of versions, newest first; `named`: since, limit and what the level needs.
+    def history(self, shape: History, gate: Sequence[Any], of: Sequence[Any], **named: Any) -> Plan:
+        """Return a page of versions, newest first: seq, type, id, op, version, updated, body.
 
         Of one resource in the order of its versions; of more in that in which they were written.
-        Columns: seq, type, id, op, version, updated, body.
+        `gate` and `of` are the values of those shapes; `named`: limit, and key, type, since and
+        first, at and until, place where the shape asks for them.
         """
-        shape = (level, after, gate)
-        return self.plan("history", _history, shape, [*values, *values], **named)
+        return self.plan("history", _history, (shape,), [*gate, *gate, *of], **named)
+
+    def first_since(self, since: int) -> Plan:
+        """Return the lowest seq of what was written since a moment, NULL if nothing was."""
+        return self.plan("first since", _first_since, (), (), since=since)
+
+    def versions_counted(
+        self, shape: History, gate: Sequence[Any], of: Sequence[Any], **named: Any
+    ) -> Plan:
+        """Return how many versions all pages of a history have together."""
+        return self.plan("versions counted", _counted, (shape,), [*gate, *gate, *of], **named)
 
     def look(self, gate: Shape, values: Sequence[Any], keys: list[int], type: int) -> Plan:
         """Return which of `keys` are visible resources of a type."""
@@ -163,6 +188,13 @@ class Compiler:
     def known(self, gate: Shape, values: Sequence[Any], type: int, id: str) -> Plan:
         """Return the key of a resource that is live and visible, or no row."""
         return self.plan("known", _known, (gate,), values, type=type, id=id)
+
+    def labelled(self, table: str, gate: Shape, values: Sequence[Any], **named: Any) -> Plan:
+        """Return, for each label of `params`, a resource that has it: key, type, body.
+
+        `table` has the rows of these parameters; `named`: params, limit.
+        """
+        return self.plan("labelled", _labelled, (table, gate), values, **named)
 
     def count(self, arm: Arm, values: Sequence[Any], limit: int) -> Plan:
         """Return how many resources fit, counting no further than `limit` (0: to the end)."""
@@ -185,6 +217,13 @@ class Compiler:
         parameters that name a resource.
         """
         return self.plan("included", _included, (table, reverse, gate), values, **named)
+
+    def referrers(self, **named: Any) -> Plan:
+        """Return who refers to a resource, visible or not, by type and id: key, type, id, body.
+
+        `named`: type, id, params, after_type, after_id, limit.
+        """
+        return self.plan("referrers", _referrers, (), (), **named)
 
     def bodies(self) -> Plan:
         """Return key, type, id, body of resources by their keys; the caller has found them."""
@@ -223,6 +262,22 @@ def _known(gate: Shape, bind: Binder) -> sa.Select[Any]:
     return sa.select(r.c.key).where(mine, visible(r, gate, bind))
 
 
+def _labelled(table: str, gate: Shape, bind: Binder) -> sa.Select[Any]:
+    t = TABLES[table][0].alias("t")
+    r, v = db.resource.alias("r"), db.resource_version.alias("v")
+    label = (t.c.code, t.c.system) if table == "token" else (t.c.uri, t.c.version)
+    one: Any = (
+        sa.select(sa.func.max(t.c.key).label("key"))
+        .select_from(t.join(r, r.c.key == t.c.key))
+        .where(db.among(t.c.param, "params"), visible(r, gate, bind))
+        .group_by(*label)
+        .limit(_named("limit", db.Int))
+        .subquery("k")
+    )
+    joined = one.join(r, r.c.key == one.c.key).join(v, _current(r, v))
+    return sa.select(r.c.key, r.c.type, v.c.body).select_from(joined)
+
+
 def _vread(gate: Shape, bind: Binder) -> sa.Select[Any]:
     r, v = db.resource.alias("r"), db.resource_version.alias("v")
     return (
@@ -234,23 +289,49 @@ def _vread(gate: Shape, bind: Binder) -> sa.Select[Any]:
     )
 
 
-def _history(level: str, after: bool, gate: Shape, bind: Binder) -> sa.Select[Any]:
+def _history(shape: History, bind: Binder) -> sa.Select[Any]:
     r, v = db.resource.alias("r"), db.resource_version.alias("v")
     columns = (v.c.seq, v.c.type, r.c.id, v.c.op, v.c.version, v.c.updated, v.c.body)
-    rows = sa.select(*columns).select_from(v.join(r, r.c.key == v.c.key))
-    if level == "instance":
-        rows = rows.where(v.c.key == _named("key", db.Key))
-    elif level == "type":
-        rows = rows.where(v.c.type == _named("type", db.Small))
-    order = v.c.version if level == "instance" else v.c.seq
-    if after:
+    order = v.c.version if shape.level == "instance" else v.c.seq
+    rows: sa.Select[Any] = sa.select(*columns).select_from(v.join(r, r.c.key == v.c.key))
+    rows = _versions_of(shape, rows, r, v, bind)
+    if shape.after:
         rows = rows.where(order < _named("place", db.Key))
-    return (
-        rows.where(v.c.updated >= _named("since", db.Key))
-        .where(visible_version(r, v, gate, bind))
-        .order_by(order.desc())
-        .limit(_named("limit", db.Int))
-    )
+    return rows.order_by(order.desc()).limit(_named("limit", db.Int))
+
+
+def _first_since(bind: Binder) -> sa.Select[Any]:  # noqa: ARG001
+    v = db.resource_version
+    # the sum keeps planners from the index on seq, whose beginning is as far away as can be
+    return sa.select(sa.func.min(v.c.seq + NONE)).where(v.c.updated >= _named("since", db.Key))
+
+
+def _counted(shape: History, bind: Binder) -> sa.Select[Any]:
+    r, v = db.resource.alias("r"), db.resource_version.alias("v")
+    rows = sa.select(sa.func.count()).select_from(v.join(r, r.c.key == v.c.key))
+    return _versions_of(shape, rows, r, v, bind)
+
+
+def _versions_of(
+    shape: History, rows: sa.Select[Any], r: Any, v: Any, bind: Binder
+) -> sa.Select[Any]:
+    """Return `rows` with what makes a version one of this history."""
+    if shape.level == "instance":
+        rows = rows.where(v.c.key == _named("key", db.Key))
+    elif shape.level == "type":
+        rows = rows.where(v.c.type == _named("type", db.Small))
+    if shape.since:
+        rows = rows.where(v.c.updated >= _named("since", db.Key))
+        if shape.level != "instance":  # where the walk ends: it would pass all that is older
+            rows = rows.where(v.c.seq >= _named("first", db.Key))
+    if shape.at:
+        n = db.resource_version.alias("n")
+        following = sa.select(n.c.updated).where(n.c.key == v.c.key, n.c.version > v.c.version)
+        ended = following.order_by(n.c.version).limit(ONE).scalar_subquery()
+        rows = rows.where(v.c.updated < _named("until", db.Key))
+        rows = rows.where(sa.func.coalesce(ended, sa.literal_column(NEVER)) > _named("at", db.Key))
+    rows = rows.where(visible_version(r, v, shape.gate, bind))
+    return rows if shape.of == ("all",) else rows.where(condition(shape.of, r, bind))
 
 
 def _look(gate: Shape, bind: Binder) -> sa.Select[Any]:
@@ -525,6 +606,33 @@ def _included(table: str, reverse: bool, gate: Shape, bind: Binder) -> sa.Select
         sa.select(r.c.key, r.c.type, r.c.id, v.c.body)
         .select_from(wanted.join(r, r.c.key == wanted.c.key).join(v, _current(r, v)))
         .where(db.among(r.c.type, "types"), visible(r, gate, bind))
+        .limit(_named("limit", db.Int))
+    )
+
+
+def _referrers(bind: Binder) -> sa.Select[Any]:
+    r, v, t, f = (
+        table.alias(name)
+        for table, name in (
+            (db.resource, "r"),
+            (db.resource_version, "v"),
+            (db.resource, "t"),
+            (db.index_reference, "f"),
+        )
+    )
+    target = sa.select(t.c.key).where(
+        t.c.type == _named("type", db.Small), t.c.id == _named("id", db.Text)
+    )
+    found = sa.select(f.c.key).distinct()
+    found = found.where(db.among(f.c.param, "params"), f.c.target == target.scalar_subquery())
+    wanted = found.subquery("i")
+    place = sa.tuple_(r.c.type, r.c.id)
+    after = sa.tuple_(_named("after_type", db.Small), _named("after_id", db.Text))
+    return (
+        sa.select(r.c.key, r.c.type, r.c.id, v.c.body)
+        .select_from(wanted.join(r, r.c.key == wanted.c.key).join(v, _current(r, v)))
+        .where(visible(r, ("all",), bind), place > after)
+        .order_by(r.c.type, r.c.id)
         .limit(_named("limit", db.Int))
     )
 

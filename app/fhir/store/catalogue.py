@@ -59,9 +59,18 @@ class Catalogue:
         return {}
 
     @cached_property
+    def referring(self) -> dict[str, list[int]]:
+        """The numbers of the parameters that may refer to a type, of types that were asked for."""
+        return {}
+
+    @cached_property
     def cutter(self) -> Cutter:
         """What takes masked elements from a resource, and what a client does not want."""
         return Cutter(self.definitions)
+
+    def clinical_dates(self, type: str) -> tuple[str, ...]:
+        """Return the search parameters of a type that say when care was given, the first first."""
+        return self.indexer.clinical_dates(type)
 
     def sign(self, place: str, about: str) -> str:
         """Return the cursor for a place in the result that `about` describes."""

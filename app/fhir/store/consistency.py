@@ -23,7 +23,7 @@ from app.fhir.errors import FhirError
 from app.fhir.manifest import INDEX, WITH_OWNER, Manifest
 from app.fhir.store.catalogue import Catalogue, raise_version, state
 from app.fhir.store.record import DELETED, GONE, LIVE, Store, digest, present_bits
-from app.fhir.wire import Resource, decode
+from app.fhir.wire import Resource, decode, encode
 
 RANGE = 500  # resources that are looked at in one snapshot
 LAST = 2**63 - 1
@@ -31,6 +31,7 @@ PHANTOM = 0
 NOTHING = -1  # no number, key or owner that there is
 
 R, V, F, C = db.resource, db.resource_version, db.index_reference, db.compartment
+E = db.expunged
 COLUMNS = tuple(R.c.keys())
 
 MISSING = "index rows are missing"
@@ -121,6 +122,7 @@ def _statements(dialect: db.Dialect) -> dict[str, db.Statement]:
         "bodies": sa.select(V.c.key, V.c.body)
         .select_from(R.join(V, sa.and_(V.c.key == R.c.key, V.c.version == R.c.version)))
         .where(within(R), sa.text("resource.state = 1")),
+        "expunged": sa.select(E.c.key, E.c.version).where(within(E)),
         "unused": unused,
         "count": sa.select(sa.func.count()).select_from(R),
         "remove": sa.delete(R)
@@ -198,6 +200,7 @@ async def _look(connection: db.Connection, catalogue: Catalogue, after: int) -> 
     chains: dict[int, list[db.Row]] = {}
     for row in await connection.rows(asked["versions"], span):
         chains.setdefault(row[0], []).append(row)
+    erased = dict(map(tuple, await connection.rows(asked["expunged"], span)))
     held = await _held(connection, dialect, span)
     expected = await _expected(connection, catalogue, _parsed(catalogue, resources, bodies))
     findings = []
@@ -205,7 +208,7 @@ async def _look(connection: db.Connection, catalogue: Catalogue, after: int) -> 
         resource, chain, there = resources.get(key), chains.get(key, []), held.get(key, Held())
         place = _place(catalogue, resource) if resource else f"key {key}"
         faults = [
-            *_chain_faults(resource, chain),
+            *_chain_faults(resource, chain, erased.get(key, 0)),
             *_row_faults(resource, chain, there, expected.get(key)),
         ]
         findings += [Finding(fault, place, key) for fault in faults]
@@ -249,7 +252,7 @@ async def _expected(
     connection: db.Connection, catalogue: Catalogue, parsed: Mapping[int, Resource]
 ) -> dict[int, Expected]:
     """Return what follows from each body; a system or target that is not known has no number."""
-    rows = {key: catalogue.indexer.rows(resource) for key, resource in parsed.items()}
+    rows = {key: catalogue.indexer.rows(found, encode(found)) for key, found in parsed.items()}
     systems = {s for found in rows.values() for s in manifest.systems(found)}
     known = await connection.known_systems(systems)
     targets = sorted({t for found in rows.values() for t in manifest.targets(found)})
@@ -277,13 +280,13 @@ def _place(catalogue: Catalogue, row: Resource) -> str:
     return f"{type}/{row['id']}"
 
 
-def _chain_faults(resource: Resource | None, chain: Sequence[db.Row]) -> Iterator[str]:
-    """Yield what is wrong with the versions of a resource."""
+def _chain_faults(resource: Resource | None, chain: Sequence[db.Row], erased: int) -> Iterator[str]:
+    """Yield what is wrong with the versions of a resource, whose first ones may be `erased`."""
     if resource is None:
         if chain:
             yield STRAY
         return
-    if [version for _, version, _, _ in chain] != list(range(1, resource["version"] + 1)):
+    if [version for _, version, _, _ in chain] != list(range(erased + 1, resource["version"] + 1)):
         yield VERSIONS
     did = PHANTOM if not chain else GONE if chain[-1][3] == DELETED else LIVE
     if did != resource["state"]:
@@ -370,4 +373,14 @@ async def _remove_some(
     connection: db.Connection, keys: list[int], dialect: db.Dialect
 ) -> list[int]:
     await raise_version(connection, dialect)
+    return await remove_unused(connection, keys, dialect)
+
+
+async def remove_unused(
+    connection: db.Connection, keys: list[int], dialect: db.Dialect
+) -> list[int]:
+    """Remove those of these placeholders that nothing refers to; return them.
+
+    In a transaction that has raised the version of the definitions.
+    """
     return [key for (key,) in await connection.rows(_statements(dialect)["remove"], {"keys": keys})]

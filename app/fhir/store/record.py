@@ -16,7 +16,7 @@ is decided here; that is `rest`.
 """
 
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -24,22 +24,24 @@ from hashlib import blake2b
 from typing import Any
 
 from app import db
-from app.fhir import manifest
+from app.fhir import manifest, sql
 from app.fhir.access import Caller, Right
 from app.fhir.errors import refused
 from app.fhir.index import Rows
 from app.fhir.manifest import Difference, Identity, Manifest, Numbers
-from app.fhir.query import All, Search
-from app.fhir.sql import EXTERNAL
-from app.fhir.store import membership, parameters
+from app.fhir.query import All, Query, Search
+from app.fhir.sql import EXTERNAL, Shape
+from app.fhir.store import membership, parameters, references
 from app.fhir.store.catalogue import Catalogue, redefine
 from app.fhir.store.search import Page, Searcher
 from app.fhir.store.visibility import Visibility
+from app.fhir.values import Interval
 from app.fhir.wire import Resource, canonical, decode, splice
 
 CREATED, UPDATED, DELETED = 1, 2, 3
 INDEXED = 0  # no version: the rows of the current one, made anew
 LIVE, GONE = 1, 2  # 0 is a phantom
+ANY = All()
 
 VERSION = re.compile(r"[1-9][0-9]{0,9}")  # as versionId is written: no leading zero
 RESOURCE_COLUMNS = tuple(db.resource.c.keys())
@@ -93,10 +95,11 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class HistoryPage:
-    """One page of a history, newest first, and the next cursor."""
+    """One page of a history, newest first, the next cursor, and the total where it is known."""
 
     entries: Sequence[Version]
     cursor: str
+    total: int | None
 
 
 def digest(resource: Resource) -> bytes:
@@ -125,6 +128,7 @@ class Store:
         self.catalogue = catalogue
         self.caller = caller
         self.staged: list[Staged] = []
+        self.written: list[Version] = []  # staged or flushed, in their order
         self.version = catalogue.version  # of the definitions; this transaction may raise it
 
     # --- reading -------------------------------------------------------------------------------
@@ -161,25 +165,50 @@ class Store:
         return Version(type, id, number, updated, op, self.visibility.shown(type, body))
 
     async def history(
-        self, type: str, id: str, *, since: int, count: int, cursor: str
+        self,
+        type: str,
+        id: str,
+        *,
+        since: int | None = None,
+        at: Interval | None = None,
+        of: Query = ANY,
+        count: int,
+        cursor: str = "",
     ) -> HistoryPage:
         """Return a page of versions, newest first: of one resource, of a type, or of everything.
 
-        Of one resource by version; of more in the order in which the versions were written.
+        Of one resource by version; of more in the order in which the versions were written. Only
+        those written `since` a moment, that were current some time in `at`, of resources that `of`
+        finds. Without a count there is but the total.
         """
-        types = self.catalogue.definitions.type_numbers
+        compiler = self.catalogue.compiler
         level = "instance" if id else "type" if type else "system"
         gate, values = await self.visibility.gate(type, "read")
-        named: dict[str, Any] = {"since": since, "limit": count + 1}
-        if level == "instance":
+        narrowed: list[Any] = []
+        found_by: Shape = ("all",)
+        if not isinstance(of, All):
+            found_by = (await self.visibility.lowering([of])).tree(of, type, narrowed)
+        named: dict[str, Any] = {} if since is None else {"since": since}
+        if at is not None:
+            named |= {"at": at.lo, "until": at.hi}
+        if level == "instance" or since is not None:  # more than one statement
             await self.connection.snapshot()
+        if level == "instance":
             named["key"] = await self._known(type, id)
         if level == "type":
-            named["type"] = types[type]
-        about = f"history {type} {id} {since} {self.caller.policy.digest}"
+            named["type"] = self.catalogue.definitions.type_numbers[type]
+        about = f"history {type} {id} {since} {at} {of} {self.caller.policy.digest}"
+        place, _, first = self.catalogue.place(cursor, about).partition("-") if cursor else [""] * 3
+        if since is not None and level != "instance":
+            named["first"] = int(first) if first else await self._first_since(since)
+        shape = sql.History(level, gate, found_by, since is not None, at is not None, bool(cursor))
+        if not count:
+            plan = compiler.versions_counted(shape, values, narrowed, **named)
+            ((total,),) = await self.connection.rows(plan.statement, plan.values)
+            return HistoryPage([], "", total)
         if cursor:
-            named["place"] = int(self.catalogue.place(cursor, about))
-        plan = self.catalogue.compiler.history(level, gate, values, after=bool(cursor), **named)
+            named["place"] = int(place)
+        plan = compiler.history(shape, values, narrowed, limit=count + 1, **named)
         rows = await self.connection.rows(plan.statement, plan.values)
         names = self.catalogue.definitions.resource_types
         found = [
@@ -195,8 +224,16 @@ class Store:
             for seq, number, vid, op, version, updated, body in rows
         ]
         more = len(found) > count
-        following = self.catalogue.sign(str(found[count - 1].place), about) if more else ""
-        return HistoryPage(found[:count], following)
+        ended = f"{found[count - 1].place}-{named.get('first', '')}" if more else ""
+        following = self.catalogue.sign(ended, about) if more else ""
+        total = None if more or cursor else len(found)
+        return HistoryPage(found[:count], following, total)
+
+    async def _first_since(self, since: int) -> int:
+        """Return where in the order of writing the versions since a moment begin."""
+        plan = self.catalogue.compiler.first_since(since)
+        ((seq,),) = await self.connection.rows(plan.statement, plan.values)
+        return sql.AFTER_ANY if seq is None else int(seq)
 
     async def _known(self, type: str, id: str) -> int:
         """Return the key of a resource that the caller may know of, deleted or not; else 404."""
@@ -240,11 +277,11 @@ class Store:
         wanted = list(dict.fromkeys(identities))
         if any(type in membership.TYPES for type, _ in wanted):
             await membership.claim(self.connection)
-        found = await self._identify(wanted, lock=True)
+        found = await self._identify(wanted, lock="update")
         missing = [i for i in wanted if i not in found and i in claimed]
         if missing:
             await self._add_phantoms(missing)
-            found = await self._identify(wanted, lock=True)
+            found = await self._identify(wanted, lock="update")
         return found
 
     async def visible(self, current: Current, type: str, right: Right) -> bool:
@@ -276,12 +313,13 @@ class Store:
         updated = max(now, current.updated) if current is not None else now
         body = splice(raw, id, version, instant(updated))
         op = UPDATED if exists else CREATED
-        rows = self.catalogue.indexer.rows({**resource, "id": id})
+        rows = self.catalogue.indexer.rows({**resource, "id": id}, raw)
         right: Right = "update" if exists else "create"
         self.staged.append(
             Staged(type, id, version, updated, op, body, right, current, rows, content)
         )
-        return Version(type, id, version, updated, op, body), True
+        self.written.append(Version(type, id, version, updated, op, body))
+        return self.written[-1], True
 
     def delete(self, type: str, id: str, current: Current, now: int) -> Version:
         """Stage the deletion of a live resource; return the version that marks it."""
@@ -290,7 +328,8 @@ class Store:
         self.staged.append(
             Staged(type, id, version, updated, DELETED, b"", "delete", current, None, b"")
         )
-        return Version(type, id, version, updated, DELETED, b"")
+        self.written.append(Version(type, id, version, updated, DELETED, b""))
+        return self.written[-1]
 
     def index(self, type: str, row: db.Row, raw: bytes, held: bytes) -> None:
         """Stage the index rows of a live resource anew; nothing else of it changes.
@@ -299,7 +338,7 @@ class Store:
         """
         key, _, updated, *_, version, _, state, id, hash, _ = row
         resource = decode(raw)
-        rows = self.catalogue.indexer.rows(resource)
+        rows = self.catalogue.indexer.rows(resource, raw)
         owner = manifest.read(held).owner
         current = Current(key, version, state, updated, hash, held, owner)
         content = digest(resource)
@@ -370,8 +409,51 @@ class Store:
             if len(await self.visibility.of_keys(written, type, right)) < len(set(written)):
                 raise refused("forbidden", f"You may not {right} this {type}")
 
+    async def present(self, wanted: Iterable[Identity], *, kept: bool) -> set[Identity]:
+        """Return those of these resources that are live and that the caller may read.
+
+        What is to be `kept` cannot be deleted by others before this transaction ends.
+        """
+        found = await self._identify(sorted(wanted), lock="share" if kept else "")
+        live = {key: current for key, current in found.items() if current.state == LIVE}
+        groups: dict[str, list[Identity]] = {}
+        for key in live:
+            groups.setdefault(key[0], []).append(key)
+        seen: set[Identity] = set()
+        for type, some in groups.items():
+            if isinstance(self.caller.policy.of(type, "read"), All):
+                seen.update(some)
+            else:
+                keys = [live[key].key for key in some]
+                visible = await self.visibility.of_keys(keys, type, "read")
+                seen.update(key for key in some if live[key].key in visible)
+        return seen
+
+    async def referrers(
+        self, type: str, id: str, most: int, refers: Callable[[bytes], bool]
+    ) -> tuple[list[Identity], bool]:
+        """Return who refers to a resource: at most so many, and whether there are others.
+
+        By type and id, those that the caller may read, with a reference that is not masked; who is
+        hidden is one of the others. An index row says that there is a reference, `refers` of the
+        body whether it counts.
+        """
+        found = references.referrers(self.connection, self.catalogue, type, id)
+        named: list[Identity] = []
+        others = False
+        async for page in found:
+            for kind, some in page.items():
+                counting = {key: one for key, (one, body) in some.items() if refers(body)}
+                visible = await self.visibility.of_keys(list(counting), kind, "read")
+                seen = {k for k in visible if refers(self.visibility.shown(kind, some[k][1]))}
+                others |= len(seen) < len(counting)
+                named += [(kind, counting[key]) for key in counting if key in seen]
+            if len(named) > most:
+                break
+        return named[:most], others or len(named) > most
+
     async def _identify(
-        self, wanted: Sequence[Identity], *, lock: bool = False
+        self, wanted: Sequence[Identity], *, lock: db.Lock = ""
     ) -> dict[Identity, Current]:
         """Return the rows that exist of these identities, visible or not."""
         numbers = {**self.catalogue.definitions.type_numbers, "": EXTERNAL}
@@ -391,7 +473,7 @@ class Store:
         numbers = {**self.catalogue.definitions.type_numbers, "": EXTERNAL}
         keys = await self.connection.keys(len(missing))
         rows = [
-            _resource_row(key, numbers[type], id)
+            resource_row(key, numbers[type], id)
             for key, (type, id) in zip(keys, sorted(missing), strict=True)
         ]
         await self.connection.add([db.Change("add", db.resource, RESOURCE_COLUMNS, rows)])
@@ -423,7 +505,7 @@ class Store:
             new = numbers.manifest(s.type, s.rows) if s.rows else Manifest()
             old = manifest.read(s.current.manifest if s.current else b"")
             owner = s.current.owner if s.op == DELETED and s.current else new.owner
-            row = _resource_row(
+            row = resource_row(
                 key,
                 type,
                 s.id,
@@ -458,7 +540,7 @@ def present_bits(bits: Mapping[tuple[str, str], int], type: str, rows: Rows) -> 
     return sum(1 << bits[type, code] for code in rows.present if (type, code) in bits)
 
 
-def _resource_row(key: int, type: int, id: str, **known: Any) -> tuple[Any, ...]:
+def resource_row(key: int, type: int, id: str, **known: Any) -> tuple[Any, ...]:
     """Return a row of `resource` in the order of its columns; a phantom unless more is known."""
     row = {"key": key, "type": type, "id": id, **known}
     blank = {"hash": b"", "manifest": b""}
