@@ -3,21 +3,27 @@
 https://hl7.org/fhir/R4/capabilitystatement.html
 
 `statement` is the CapabilityStatement, `openapi` the same for tools that do not know FHIR. Both
-list the rows of `interaction.ROUTES` and the search parameters of the definitions, so they cannot
-claim what does not exist.
+list the rows of `interaction.ROUTES`, the search parameters of the definitions and the operations
+of the server, so they cannot claim what does not exist.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from app.fhir import patch
 from app.fhir.definitions import SearchParameter
 from app.fhir.interaction import COMPARTMENTS, ROUTES, Route
+from app.fhir.operations import Operation, Operations
 from app.fhir.query import COLUMNS, Language
 from app.fhir.wire import Resource, encode
 
 Json = dict[str, Any]
 
-FORMATS = ["application/fhir+json", "application/json", "json"]
+FORMATS = [
+    *("application/fhir+json", "application/json", "json"),
+    *("application/fhir+xml", "application/xml", "xml"),
+]
 PROFILE = "http://hl7.org/fhir/StructureDefinition/"
 # The types that come first wherever all types are listed for people
 FIRST = ("Patient", "CarePlan", "Encounter", "MedicationRequest")
@@ -39,14 +45,28 @@ ORDER = (
 SYSTEM_CODES = {"batch": ("transaction", "batch")}
 
 
-def statement(
-    language: Language, software: str, started: str, building: Mapping[tuple[str, str], int]
-) -> bytes:
-    """Return the CapabilityStatement of a server that started at `started` (an instant).
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a server can do that is not in the tables: its version, its operations, its settings.
+
+    `started` is the instant of its start, `conditional_delete` the code of what a DELETE by
+    criteria may delete, `enforced` whether references are kept whole.
+    """
+
+    software: str
+    started: str
+    operations: Operations
+    conditional_delete: str
+    enforced: bool = False
+
+
+def statement(language: Language, offer: Offer, building: Mapping[tuple[str, str], int]) -> bytes:
+    """Return the CapabilityStatement of a server.
 
     `building` says of (type, code) how many percent of the resources are indexed by it so far.
     """
     definitions = language.definitions
+    software, started = offer.software, offer.started
     referrers = _referrers(language)
     resource: Resource = {
         "resourceType": "CapabilityStatement",
@@ -62,17 +82,19 @@ def statement(
         "implementation": {"description": "Milepost", "url": language.base_url},
         "fhirVersion": definitions.version,
         "format": FORMATS,
+        "patchFormat": sorted(patch.MEDIA_TYPES),
         "rest": [
             {
                 "mode": "server",
                 "documentation": f"{HANDLING[language.lenient]} {ORDER}",
                 "security": {"description": "This version asks for no credentials."},
                 "resource": [
-                    _resource(language, type, building, referrers[type])
+                    _resource(language, offer, type, building, referrers[type])
                     for type in definitions.resource_types
                 ],
                 "interaction": [{"code": code} for code in _system_codes()],
                 "searchParam": [_parameter(p, None) for p in _common(language)],
+                "operation": _operations(offer.operations.at("system")),
                 "compartment": [
                     f"http://hl7.org/fhir/CompartmentDefinition/{type.lower()}"
                     for type in COMPARTMENTS
@@ -88,10 +110,31 @@ def _system_codes() -> list[str]:
     return list(dict.fromkeys(code for one in routes for code in SYSTEM_CODES.get(one, (one,))))
 
 
+def _operations(rows: Iterable[Operation]) -> list[Json]:
+    """Return what is said of operations, each once; which right one needs is said in words."""
+    found = {row.definition["id"]: row for row in rows}.values()
+    said = {
+        row.code: f"Only for callers with the right to {row.right}" for row in found if row.right
+    }
+    return [
+        {
+            "name": row.code,
+            "definition": row.definition["url"],
+            **({"documentation": said[row.code]} if row.right else {}),
+        }
+        for row in found
+    ]
+
+
 def _resource(
-    language: Language, type: str, building: Mapping[tuple[str, str], int], referrers: list[str]
+    language: Language,
+    offer: Offer,
+    type: str,
+    building: Mapping[tuple[str, str], int],
+    referrers: list[str],
 ) -> Json:
     codes = dict.fromkeys(r.code for r in ROUTES if r.level in ("type", "instance"))
+    operations = offer.operations
     return {
         "type": type,
         "profile": PROFILE + type,
@@ -101,15 +144,16 @@ def _resource(
         "updateCreate": True,
         "conditionalCreate": True,
         "conditionalRead": "full-support",
-        "conditionalUpdate": False,
-        "conditionalDelete": "not-supported",
-        "referencePolicy": ["literal", "logical", "local"],
+        "conditionalUpdate": True,
+        "conditionalDelete": offer.conditional_delete,
+        "referencePolicy": ["literal", "logical", *(["enforced"] if offer.enforced else [])],
         "searchInclude": ["*", *_references(language, type)],
         "searchRevInclude": referrers,
         "searchParam": [
             _parameter(parameter, building.get((type, parameter.code)))
             for parameter in _supported(language, type)
         ],
+        "operation": _operations([*operations.at("type", type), *operations.at("instance", type)]),
     }
 
 
@@ -183,6 +227,12 @@ EXAMPLES: Mapping[str, Json] = {
         "subject": {"reference": "Patient/example"},
     },
 }
+# http.html#history: the parameters of a history, besides `_count`
+HISTORY = {
+    "_since": "Only versions from this instant on",
+    "_at": "Only versions that were current at some moment of this date or period",
+    "_list": "Only versions of resources that this List refers to",
+}
 SUMMARIES = {
     "capabilities": "What the server can do",
     "batch": "Process a batch or a transaction",
@@ -195,9 +245,12 @@ SUMMARIES = {
     "read": "Read the current version",
     "update": "Write a new version, or the first under this id",
     "delete": "Delete",
+    "patch": "Change parts of a resource",
     "history-instance": "List the versions of the resource, newest first",
     "vread": "Read one version",
 }
+BY_CRITERIA = ", found by search parameters in the URL"
+PATCH_EXAMPLE = [{"op": "add", "path": "/language", "value": "en"}]
 BUNDLE_EXAMPLE: Json = {
     "resourceType": "Bundle",
     "type": "transaction",
@@ -218,11 +271,11 @@ BUNDLE_EXAMPLE: Json = {
 }
 
 
-def openapi(language: Language, prefix: str) -> dict[str, Json]:
+def openapi(language: Language, operations: Operations, prefix: str) -> dict[str, Json]:
     """Return the OpenAPI paths of the FHIR routes below `prefix`.
 
     The types in `FIRST` have paths of their own, with examples and their search parameters; all
-    other types share one set of paths with the type as a parameter.
+    other types share one set of paths with the type as a parameter. Operations come last.
     """
     definitions = language.definitions
     paths: dict[str, Json] = {}
@@ -245,22 +298,28 @@ def openapi(language: Language, prefix: str) -> dict[str, Json]:
     for route in ROUTES:
         if route.level == "system":
             _add(paths, f"{prefix}/{route.path}".rstrip("/"), route, "System", [])
+    for operation in operations.rows:
+        _add_operation(paths, language, operation, prefix)
     return paths
 
 
 def _add(paths: dict[str, Json], path: str, route: Route, tag: str, more: list[Json]) -> None:
     """Add one operation; `more` are the type's parameters, of which a read takes no search ones."""
     searches = route.code == "search-type" and route.method == "GET"
-    parameters = [p for p in more if p["in"] == "path" or searches]
+    criteria = conditional(route)
+    parameters = [p for p in more if p["in"] == "path" or searches or criteria]
+    if criteria:
+        found = {p["name"]: p for p in [*parameters, _query("_id", "Logical id of this artifact")]}
+        parameters = [*({**found, "_id": {**found["_id"], "example": "example"}}).values()]
     inside = [name for name in ("id", "vid") if f"[{name}]" in path]
     parameters += [_placeholder(name, {"type": "string"}) for name in inside]
     if searches or "history" in route.code:
         parameters.append(_query("_count", "Entries on a page"))
     if "history" in route.code:
-        parameters.append(_query("_since", "Only versions from this instant on"))
+        parameters += [_query(name, text) for name, text in HISTORY.items()]
     operation: Json = {
         "tags": [tag],
-        "summary": SUMMARIES[route.code],
+        "summary": SUMMARIES[route.code] + (BY_CRITERIA if criteria else ""),
         "operationId": _operation_id(route, tag),
         "parameters": parameters,
         "responses": _responses(route),
@@ -270,9 +329,56 @@ def _add(paths: dict[str, Json], path: str, route: Route, tag: str, more: list[J
     paths.setdefault(path.replace("[", "{").replace("]", "}"), {})[route.method.lower()] = operation
 
 
+def conditional(route: Route) -> bool:
+    """Return whether a write names by criteria in the URL what it is about."""
+    return route.writes and route.level == "type" and route.code != "create"
+
+
+def _add_operation(
+    paths: dict[str, Json], language: Language, operation: Operation, prefix: str
+) -> None:
+    """Add where an operation may be called, with GET where its definition allows that."""
+    definition = operation.definition
+    inputs = list(operation.inputs.values())
+    structures = language.definitions.structures
+    plain = all(p["type"] in structures and structures[p["type"]].kind == "primitive-type"
+                for p in inputs)  # fmt: skip
+    taken = [_query(p["name"], str(p.get("documentation", p["type"]))) for p in inputs]
+    if operation.criteria:
+        names = {p["name"] for p in taken}
+        found = _search_parameters(language, definition["resource"][0])
+        taken += [p for p in found if p["name"] not in names]
+    kind = _placeholder("type", {"type": "string", "enum": language.definitions.resource_types})
+    for level, address in operation.addresses():
+        inside = [_placeholder(name, {"type": "string"}) for name in ("id", "vid")
+                  if f"[{name}]" in address]  # fmt: skip
+        inside += [kind] if "[type]" in address else []
+        path = f"{prefix}/{address}".replace("[", "{").replace("]", "}")
+        said: Json = {
+            "tags": ["Operations"],
+            "summary": definition.get("title", operation.code),
+            "responses": _responses(None),
+        }
+        name = f"{definition['id']}-{level}".lower()
+        if plain and not operation.affects_state:
+            paths.setdefault(path, {})["get"] = {
+                **said, "operationId": f"{name}-get",
+                # what the path names is not asked for once more
+                "parameters": [*inside, *(p for p in taken if f"[{p['name']}]" not in address)],
+            }  # fmt: skip
+        content = {"application/fhir+json": {"schema": {"type": "object"}}}
+        paths.setdefault(path, {})["post"] = {
+            **said,
+            "operationId": f"{name}-post",
+            "parameters": inside,
+            "requestBody": {"description": "A Parameters resource", "content": content},
+        }
+
+
 def _operation_id(route: Route, tag: str) -> str:
     every = "-all" if route.level == "compartment" and "[type]" not in route.path else ""
-    return f"{route.code}{every}-{route.method}-{tag}".lower().replace(" ", "-")
+    how = "conditional-" if conditional(route) else ""
+    return f"{how}{route.code}{every}-{route.method}-{tag}".lower().replace(" ", "-")
 
 
 def _placeholder(name: str, schema: Json) -> Json:
@@ -296,6 +402,11 @@ def _body(route: Route, tag: str) -> Json | None:
         return {"content": {"application/x-www-form-urlencoded": {"schema": {"type": "object"}}}}
     if not route.writes or route.method == "DELETE":
         return None
+    if route.code == "patch":
+        steps: Json = {"schema": {"type": "array"}}
+        if tag in EXAMPLES:
+            steps["example"] = PATCH_EXAMPLE
+        return {"required": True, "content": {"application/json-patch+json": steps}}
     example = BUNDLE_EXAMPLE if route.code == "batch" else EXAMPLES.get(tag)
     if example and route.code == "update":
         example = {**example, "id": "example"}
@@ -305,9 +416,10 @@ def _body(route: Route, tag: str) -> Json | None:
     return {"required": True, "content": {"application/fhir+json": content}}
 
 
-def _responses(route: Route) -> Json:
+def _responses(route: Route | None) -> Json:
+    """Return what a route answers; None stands for an operation."""
     media = {"application/fhir+json": {"schema": {"type": "object"}}}
-    good = {"create": "201", "delete": "204"}.get(route.code, "200")
+    good = {"create": "201", "delete": "204"}.get(route.code if route else "", "200")
     done: Json = (
         {"description": "Done"} if good == "204" else {"description": "Done", "content": media}
     )

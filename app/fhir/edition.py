@@ -17,6 +17,7 @@ from app import db, jobs
 from app.fhir.definitions import Definitions
 from app.fhir.query import Language
 from app.fhir.store import Catalogue, maintenance, state
+from app.logs import fault
 
 log = logging.getLogger("milepost")
 
@@ -75,13 +76,15 @@ class Editions:
             while True:
                 try:
                     await self._round(me, now)
-                except (db.Unavailable, db.Outdated, jobs.Lost):
+                except (db.Unavailable, db.TooSlow, db.Outdated, jobs.Lost):
                     pass  # the next round finds the database, the edition or the job that there is
                 except Exception as error:
-                    # The class alone: a database error quotes rows in its text
-                    log.error("Keeping the index failed: %s", type(error).__name__)
+                    # Without its text: a database error quotes rows in it
+                    log.error("Keeping the index failed: %s", fault(error))
+                # not wait_for: it forgets that it was cancelled where it has just been woken
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self.changed.wait(), SECONDS)
+                    async with asyncio.timeout(SECONDS):
+                        await self.changed.wait()
                 self.changed.clear()
         finally:
             with suppress(db.Unavailable):

