@@ -319,7 +319,7 @@ async def test_unusual_text_that_is_text_is_kept(client: httpx.AsyncClient) -> N
     texts = {
         "a pair": r'"\ud83d\ude00"',
         "the last character": '"\U0010ffff"',
-        "a noncharacter": '"\ufffe\uffff"',
+        "a noncharacter": '"\ufdd0"',
         "an escaped backslash before u0000": r'"\\u0000"',
         "quotes": r'"\"\\\""',
         "right to left": '"\u202eabc"',
