@@ -30,9 +30,8 @@ USER milepost
 WORKDIR /var/lib/milepost
 VOLUME /var/lib/milepost
 EXPOSE 8000
-# The path of the FHIR API is that of MILEPOST_BASE_URL
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 \
-    CMD ["python", "-c", "from os import environ as e; from urllib.parse import urlsplit as u; from urllib.request import urlopen as o; o('http://127.0.0.1:' + e['MILEPOST_PORT'] + u(e.get('MILEPOST_BASE_URL', 'http://x/fhir')).path + '/metadata', timeout=4)"]
+    CMD ["python", "-c", "from os import environ as e; from urllib.request import urlopen as o; o('http://127.0.0.1:' + e['MILEPOST_PORT'] + '/health/ready', timeout=4)"]
 ENTRYPOINT ["milepost"]
 # The server refuses a schema that is not at head: run `milepost migrate` first (compose.yaml does)
 CMD ["serve"]

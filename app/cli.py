@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import uvicorn
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
@@ -22,7 +21,9 @@ from rich.table import Table
 
 from app import db, jobs
 from app import main as house
+from app.api import serving
 from app.config import Settings
+from app.db import backup as copying
 from app.fhir import definitions
 from app.fhir.access import SYSTEM
 from app.fhir.errors import FhirError, outcome, refused
@@ -82,18 +83,7 @@ def serve(
         err.print(f"[red]{error}[/red]")
         raise typer.Exit(1) from None
     greet(settings)
-    uvicorn.run(
-        "app.main:application",
-        factory=True,
-        host=settings.host,
-        port=settings.port,
-        workers=settings.workers,
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        log_level=settings.log_level,
-        server_header=False,
-    )
+    serving.run(settings)
 
 
 def greet(settings: Settings) -> None:
@@ -261,6 +251,64 @@ async def compare(settings: Settings, *, repair: bool) -> Report:
                 report.add(look)
                 progress.advance(task, look.size)
     return report
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The new file; one that exists is not replaced")],
+) -> None:
+    """Copy the SQLite database while it is used, and compare the copy as `fsck` does."""
+    settings = settings_or_exit()
+    source = settings.database_url.removeprefix("sqlite:///")
+    if source == settings.database_url:
+        err.print("PostgreSQL is backed up by pg_dump: see docs/operations.md", soft_wrap=True)
+        raise typer.Exit(2)
+    part = file.with_name(f"{file.name}.part")
+    problems = {
+        f"There is no database {source}": not Path(source).is_file(),
+        f"{file} exists already": file.exists(),
+        f"{part} exists: another backup runs, or was killed; then remove it": part.exists(),
+    }
+    for problem in (text for text, holds in problems.items() if holds):
+        err.print(f"[red]{escape(problem)}[/red]", soft_wrap=True)
+        raise typer.Exit(2)
+    try:
+        copy(source, part)
+        try:
+            told = compared(settings.model_copy(update={"database_url": f"sqlite:///{part}"}))
+            copying.keep(part, file)
+        finally:
+            copying.remove(part)
+    except (OSError, copying.Damaged, db.Outdated) as error:
+        err.print(f"[red]There is no backup:[/red] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from None
+    out.print(f"{file}: {told}", soft_wrap=True)
+
+
+def copy(source: str, part: Path) -> None:
+    """Copy an SQLite database, and show how far that is."""
+    with Progress(*PROGRESS, console=err) as progress:
+        task = progress.add_task("Copying", total=None)
+
+        def show(left: int, total: int) -> None:
+            progress.update(task, total=total, completed=total - left)
+
+        copying.back_up(source, part, show)
+
+
+def compared(settings: Settings) -> str:
+    """Return what is to be told of a copy after it was compared as `fsck` does.
+
+    One of an older schema, or with an index that is being built, is a backup too.
+    """
+    try:
+        report = asyncio.run(compare(settings, repair=False))
+    except house.NotMigrated as error:
+        return f"SQLite finds it whole; its index was not compared. {error}"
+    if not report.left:
+        return f"{report.size:,} resources, nothing is wrong."
+    out.print(report.table())
+    return f"{report.size:,} resources, with the faults of the database. Run: milepost fsck"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ ids are handed in by `app.main`. There are fewer than 25, so a new one has to re
 that operators really do change.
 """
 
+import re
 from datetime import UTC, tzinfo
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -13,6 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9.-]+(:[0-9]+)?")
 
 
 def openable(url: str) -> str:
@@ -32,6 +34,14 @@ def absolute(url: str) -> str:
     if not url.startswith(("http://", "https://")) or "?" in url or "#" in url:
         raise ValueError("expected an absolute http or https address without a query")
     return url.rstrip("/")
+
+
+def origins(text: str) -> str:
+    """Return a list of web origins without spaces; each is a scheme, a host and perhaps a port."""
+    found = [part.strip().rstrip("/") for part in text.split(",") if part.strip()]
+    if found == ["*"] or all(ORIGIN.fullmatch(one) for one in found):
+        return ",".join(found)
+    raise ValueError("expected origins such as https://app.example.org, with commas between, or *")
 
 
 def zone(name: str) -> tzinfo:
@@ -84,12 +94,54 @@ class Settings(BaseSettings):
     workers: Annotated[
         int, Field(ge=1, le=256, description="Server processes; more than one needs PostgreSQL")
     ] = 1
+    cors_origins: Annotated[
+        str,
+        AfterValidator(origins),
+        Field(
+            description="Origins of browser applications that may call the API, with commas"
+            " between; `*` for any, empty for none"
+        ),
+    ] = ""
     max_resource_bytes: Annotated[
         int, Field(ge=1024, description="Largest body of one resource; a larger one is a 413")
     ] = 16 * MIB
     max_bundle_bytes: Annotated[
         int, Field(ge=1024, description="Largest body of a batch or transaction")
     ] = 64 * MIB
+    max_bundle_entries: Annotated[
+        int, Field(ge=1, description="Most entries of a batch or transaction; more are a 413")
+    ] = 10_000
+    max_concurrent_requests: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Requests that each worker has under way at once; more are a 503 at once",
+        ),
+    ] = 256
+    request_timeout_seconds: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=3600,
+            description="Time for the body of a request to arrive (a 408), and for a read or a"
+            " transaction in the database (a 503, nothing is written)",
+        ),
+    ] = 60.0
+    conditional_delete: Annotated[
+        Literal["single", "multiple"],
+        Field(
+            description="What a DELETE by criteria may delete: one resource, or as many as fit, up"
+            " to its `_count` or 100; where more fit, nothing is deleted: a 412"
+        ),
+    ] = "single"
+    referential_integrity: Annotated[
+        Literal["off", "warn", "enforce"],
+        Field(
+            description="References to resources that this server does not have, and deletions of"
+            " what others refer to: not looked for, told with `Prefer: return=OperationOutcome`, or"
+            " refused with a 422 and a 409"
+        ),
+    ] = "off"
     page_size: Annotated[
         int, Field(ge=1, description="Entries on a page where `_count` is absent")
     ] = 20
@@ -125,6 +177,10 @@ class Settings(BaseSettings):
         Literal["debug", "info", "warning", "error", "critical"],
         Field(description="Least severe message that is logged"),
     ] = "info"
+    log_format: Annotated[
+        Literal["json", "text"],
+        Field(description="One JSON object a line, or lines for people"),
+    ] = "json"
 
     @model_validator(mode="after")
     def consistent(self) -> "Settings":

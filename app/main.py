@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,12 +19,18 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
-from app import db
-from app.api.http import Endpoint
+from app import db, logs
+from app.api.deferring import Deferring
+from app.api.health import pages, sample
+from app.api.http import Endpoint, cors
+from app.api.metrics import Metrics
+from app.api.watch import Watch
 from app.config import Settings
 from app.fhir import capability, definitions
 from app.fhir.edition import Edition, Editions
+from app.fhir.operations import Operations, standard
 from app.fhir.query import Language
 from app.fhir.rest import Server
 from app.fhir.store import Catalogue, instant, is_current, membership, open_catalogue
@@ -33,6 +40,7 @@ from app.fhir.values import new_id
 log = logging.getLogger("milepost")
 
 ROOT = Path(__file__).parents[1]
+BODIES = 4  # bodies of the largest kind that may be in memory at once
 
 
 class NotMigrated(Exception):
@@ -74,10 +82,15 @@ async def install_terminology(settings: Settings) -> None:
         await database.close()
 
 
+def head(settings: Settings) -> str:
+    """Return the revision of the schema that this version needs."""
+    script = ScriptDirectory.from_config(alembic_config(settings.database_url))
+    return script.get_current_head() or ""
+
+
 async def check_migrated(database: db.Database, settings: Settings) -> None:
     """Raise NotMigrated unless the schema is at the head."""
-    head = ScriptDirectory.from_config(alembic_config(settings.database_url)).get_current_head()
-    if await database.revision() != head:
+    if await database.revision() != head(settings):
         raise NotMigrated("The database schema is not up to date. Run: milepost migrate")
 
 
@@ -127,10 +140,13 @@ def fresh_id() -> str:
 
 
 @asynccontextmanager
-async def build(settings: Settings, *, maintaining: bool = False) -> AsyncIterator[Server]:
+async def build(
+    settings: Settings, *, maintaining: bool = False, seconds: float = math.inf
+) -> AsyncIterator[Server]:
     """Yield the engine on an open database, without HTTP; raises NotMigrated.
 
-    One for `maintaining` the index takes it as it is, and does no job unasked.
+    One for `maintaining` the index takes it as it is, and does no job unasked. A read, a
+    transaction and a batch may take so many `seconds`.
     """
     limits = (settings.search_timeout_seconds, settings.database_connections)
     database = db.connect(settings.database_url, *limits)
@@ -141,7 +157,8 @@ async def build(settings: Settings, *, maintaining: bool = False) -> AsyncIterat
         if not maintaining:
             await check_indexed(database, settings)
         known = definitions.load()
-        editions = await open_editions(settings, database, known)
+        operations = standard(settings.base_url)
+        editions = await open_editions(settings, database, known, operations)
         # What is here now stays: the collector need not look at it again
         gc.collect()
         gc.freeze()
@@ -152,12 +169,19 @@ async def build(settings: Settings, *, maintaining: bool = False) -> AsyncIterat
             editions=editions,
             edition=editions.current,
             validator=Validator(known),
+            operations=operations,
             now=clock,
             new_id=fresh_id,
+            conditional_delete=settings.conditional_delete,
+            referential_integrity=settings.referential_integrity,
+            max_bundle_entries=settings.max_bundle_entries,
+            max_resource_bytes=settings.max_resource_bytes,
+            batch_seconds=seconds,
         )
         if maintaining:
             yield server
             return
+        await database.limit(seconds)
         keeping = asyncio.create_task(editions.keep(fresh_id(), clock))
         try:
             yield server
@@ -169,10 +193,20 @@ async def build(settings: Settings, *, maintaining: bool = False) -> AsyncIterat
 
 
 async def open_editions(
-    settings: Settings, database: db.Database, known: definitions.Definitions
+    settings: Settings,
+    database: db.Database,
+    known: definitions.Definitions,
+    operations: Operations,
 ) -> Editions:
     """Return what follows from the definitions that are in force in an open database."""
-    entropy, started = os.urandom(32), instant(clock())
+    entropy = os.urandom(32)
+    offer = capability.Offer(
+        software=software_version(),
+        started=instant(clock()),
+        operations=operations,
+        conditional_delete=settings.conditional_delete,
+        enforced=settings.referential_integrity == "enforce",
+    )
 
     async def read(before: Catalogue | None) -> Catalogue:
         place = settings.base_url, settings.zone
@@ -187,7 +221,7 @@ async def open_editions(
             building=building,
             variants=lambda kind, code: kinds(kind)[code].variants,
         )
-        write = partial(capability.statement, language, software_version(), started, building)
+        write = partial(capability.statement, language, offer, building)
         return Edition(catalogue, language, cache(write))
 
     return Editions(database, read, made, await read(None))
@@ -212,12 +246,22 @@ def create_app(settings: Settings) -> FastAPI:
     Serving starts once the lifespan has opened the database.
     """
     prefix = urlsplit(settings.base_url).path
+    metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with build(settings) as server:
+        async with build(settings, seconds=settings.request_timeout_seconds) as server:
             app.state.server = server
+            app.state.deferring = deferring = Deferring(server)
+            beside = [
+                asyncio.create_task(sample_for_others(metrics, server)),
+                asyncio.create_task(deferring.keep()),
+            ]
             yield
+            await deferring.close(settings.request_timeout_seconds)
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
 
     app = FastAPI(
         title="Milepost",
@@ -232,14 +276,33 @@ def create_app(settings: Settings) -> FastAPI:
         max_resource_bytes=settings.max_resource_bytes,
         max_bundle_bytes=settings.max_bundle_bytes,
     )
+    app.add_middleware(  # the last one is the outermost
+        Watch,
+        pages=pages(head(settings), metrics),
+        metrics=metrics,
+        access=logs.access_log(settings.log_format, settings.log_level),
+        limit=settings.max_concurrent_requests,
+        body_seconds=settings.request_timeout_seconds,
+        body_bytes=BODIES * max(settings.max_bundle_bytes, settings.max_resource_bytes),
+    )
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
     app.openapi = _described(app, settings, prefix)  # type: ignore[method-assign]
     return app
 
 
 def application() -> FastAPI:
     """Return the application with the settings of the environment: what a server process runs."""
-    logging.basicConfig(level=logging.INFO)
-    return create_app(Settings())
+    settings = Settings()
+    logs.configure(settings.log_level, settings.log_format)
+    return create_app(settings)
+
+
+async def sample_for_others(metrics: Metrics, server: Server) -> None:
+    """Note every second what is under way, for a sibling that is asked for all numbers."""
+    while metrics.shared:
+        sample(metrics, server)
+        await asyncio.sleep(1)
 
 
 def _described(app: FastAPI, settings: Settings, prefix: str) -> Callable[[], dict[str, Any]]:
@@ -250,7 +313,9 @@ def _described(app: FastAPI, settings: Settings, prefix: str) -> Callable[[], di
         if app.openapi_schema is None:
             schema = own()
             language = search_language(settings, definitions.load())
-            schema["paths"] = {**capability.openapi(language, prefix), **schema["paths"]}
+            operations = standard(settings.base_url)
+            paths = capability.openapi(language, operations, prefix)
+            schema["paths"] = {**paths, **schema["paths"]}
             app.openapi_schema = schema
         return app.openapi_schema or {}
 

@@ -111,8 +111,8 @@ def disposable(server: PostgreSQL, template: str) -> Iterator[str]:
 
 @pytest.fixture
 def settings(database_url: str) -> Settings:
-    """The settings of a server on this test's database."""
-    return Settings(database_url=database_url, base_url=BASE_URL)
+    """The settings of a server on this test's database, which does not tell of each request."""
+    return Settings(database_url=database_url, base_url=BASE_URL, log_level="warning")
 
 
 @pytest.fixture

@@ -9,17 +9,19 @@ Work is a function from a `Connection` to an awaitable; a `Database` decides whe
 (a few cheap statements), `search` (one snapshot, limited time) and `write` (one transaction).
 """
 
-from app.db.engine import Connection, Database, Outdated, TooSlow, Unavailable, Work
+from app.db.engine import Connection, Database, Load, Meter, Outdated, TooSlow, Unavailable, Work
 from app.db.postgresql import PostgresDatabase
 from app.db.sqlite import SqliteDatabase
 from app.db.statements import (
     Change,
     Dialect,
+    Lock,
     Row,
     Statement,
     among,
     contains,
     ends_with,
+    forgotten,
     gathered,
     grouped,
     has_words,
@@ -40,7 +42,9 @@ from app.db.tables import (
     Text,
     compartment,
     concept_ancestor,
+    deferred,
     definitions_version,
+    expunged,
     index_composite,
     index_content,
     index_date,
@@ -78,6 +82,9 @@ __all__ = [
     "Float",
     "Int",
     "Key",
+    "Load",
+    "Lock",
+    "Meter",
     "Outdated",
     "Row",
     "Small",
@@ -92,8 +99,11 @@ __all__ = [
     "concept_ancestor",
     "connect",
     "contains",
+    "deferred",
     "definitions_version",
     "ends_with",
+    "expunged",
+    "forgotten",
     "gathered",
     "grouped",
     "has_words",

@@ -1,6 +1,7 @@
 """What both engines offer: where work runs, and how it fails."""
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from app.db.statements import Change, Dialect, Row, Statement
@@ -13,11 +14,34 @@ class Unavailable(Exception):
 
 
 class TooSlow(Exception):
-    """A search ran into its time limit."""
+    """A search, a read or a transaction ran into its time limit: nothing of it was written."""
 
 
 class Outdated(Exception):
     """The definitions have changed since the rows of a change were made: nothing was written."""
+
+
+@dataclass(slots=True)
+class Meter:
+    """What connections have done so far: statements, and seconds in them. One thread adds."""
+
+    statements: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a database has done since it was opened, and what it is doing now.
+
+    `records` and `searches` are under way or wait, each of them for one of so many places: of
+    PostgreSQL the connections, of SQLite the one writer and the reader threads.
+    """
+
+    done: Meter
+    records: int
+    searches: int
+    record_places: int
+    search_places: int
 
 
 class Connection(Protocol):
@@ -79,7 +103,7 @@ class Database(Protocol):
         """Finish what runs and disconnect."""
 
     async def read(self, work: Work[T]) -> T:
-        """Return the result of a few cheap statements."""
+        """Return the result of a few cheap statements; raise TooSlow past the limit."""
 
     async def search(self, work: Work[T]) -> T:
         """Return the result of statements that see one snapshot; raise TooSlow past the limit."""
@@ -87,5 +111,12 @@ class Database(Protocol):
     async def write(self, work: Work[T]) -> T:
         """Return the result of `work`, committed as one transaction; on any error nothing stays.
 
-        `work` may run again from its start when PostgreSQL finds a deadlock.
+        Raises TooSlow past the limit, but never once the commit has begun: what was committed is
+        answered. `work` may run again from its start when PostgreSQL finds a deadlock.
         """
+
+    async def limit(self, seconds: float) -> None:
+        """Give each read and each transaction from now on so much time; before, it has any."""
+
+    def load(self) -> Load:
+        """Return what is under way, and what was done so far."""

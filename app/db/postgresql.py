@@ -1,11 +1,18 @@
 """PostgreSQL through asyncpg: two small pools, statements prepared once a connection.
 
 Searches have connections of their own, with custom plans, a time limit and no right to write.
+
+Theory of the time limits. The server stops a statement (`statement_timeout`) and says so, and
+between two statements a transaction looks at the clock. No limit cancels a task: that would leave
+open whether a statement which commits by itself has done so. A server that says nothing at all for
+GRACE_SECONDS more is lost, and with it, as in any crash, what became of the last commit.
 """
 
 import asyncio
 import contextlib
 import functools
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
@@ -13,7 +20,7 @@ from typing import Any, TypeVar, cast
 import asyncpg
 import sqlalchemy as sa
 
-from app.db.engine import Outdated, TooSlow, Unavailable, Work
+from app.db.engine import Load, Meter, Outdated, TooSlow, Unavailable, Work
 from app.db.statements import (
     REVISION,
     Change,
@@ -30,10 +37,17 @@ T = TypeVar("T")
 
 ACQUIRE_SECONDS = 5.0
 ATTEMPTS = 5
+GRACE_SECONDS = 5.0
 PREPARED = 500  # statements that a connection keeps
 RETRY = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+FAILED = (OSError, Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError)
 LOST = "the connection to the database was lost"
 SEARCH_SETTINGS = {"plan_cache_mode": "force_custom_plan", "default_transaction_read_only": "on"}
+NAMED_LOCKS = 1024
+EXCLUSIVE = f"""SELECT pg_advisory_xact_lock(number) FROM (
+    SELECT DISTINCT hashtextextended(name, 0) & {NAMED_LOCKS - 1} AS number
+    FROM unnest($1::text[]) name ORDER BY number
+) numbers"""
 
 
 @dataclass(eq=False)
@@ -45,28 +59,51 @@ class PostgresConnection:
     prepared: dict[str, Any] = field(default_factory=dict)
     in_transaction: bool = False
     added: list[Change] = field(default_factory=list)
+    until: float = math.inf
 
     async def rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Row]:
         return await self.fetch(statement.text, arguments(statement, values))
 
     async def fetch(self, text: str, given: Sequence[Any]) -> Sequence[Row]:
         """Return the rows of a statement, prepared on its first use."""
+        began = time.monotonic()
+        if began > self.until:
+            raise TooSlow
         prepared = self.prepared.get(text)
-        if prepared is None:
-            if len(self.prepared) >= PREPARED:
-                self.prepared.clear()
-            prepared = self.prepared[text] = await self.raw.prepare(text)
-        return cast("Sequence[Row]", await prepared.fetch(*given))
+        try:
+            if prepared is None:
+                if len(self.prepared) >= PREPARED:
+                    self.prepared.clear()
+                prepared = self.prepared[text] = await self.raw.prepare(text)
+            return cast("Sequence[Row]", await prepared.fetch(*given))
+        except TimeoutError as error:
+            raise self.lost() from error
+        finally:
+            meter = self.database.meter
+            meter.statements += 1
+            meter.seconds += time.monotonic() - began
+
+    async def execute(self, text: str) -> None:
+        """Run what yields no rows and is not worth preparing: BEGIN, COMMIT, ROLLBACK."""
+        try:
+            await self.raw.execute(text)
+        except TimeoutError as error:
+            raise self.lost() from error
+
+    def lost(self) -> Unavailable:
+        """Give up a connection on which nothing was answered for too long."""
+        self.raw.terminate()
+        return Unavailable(LOST)
 
     async def snapshot(self) -> None:
         if not self.in_transaction:
             self.in_transaction = True
-            await self.raw.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            await self.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
 
     async def begin(self) -> None:
         if not self.in_transaction:
             self.in_transaction = True
-            await self.raw.execute("BEGIN")
+            await self.execute("BEGIN")
 
     async def change(
         self, changes: Sequence[Change], *, final: bool = False, version: int | None = None
@@ -131,9 +168,15 @@ class PostgresConnection:
         return self.database.numbers
 
     async def exclusive(self, names: Iterable[str]) -> None:
+        """Lock the names in one order, so that no two transactions wait for each other.
+
+        PostgreSQL has room for some thousand locks in all, which one large Bundle could fill: names
+        share `NAMED_LOCKS`, so now and then one waits for another name.
+        """
         await self.begin()
-        for name in sorted(set(names)):
-            await self.fetch("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", [name])
+        wanted = list(set(names))
+        if wanted:
+            await self.fetch(EXCLUSIVE, [wanted])
 
 
 @functools.lru_cache(1024)
@@ -163,6 +206,8 @@ class _Pool:
 
     def __init__(self, connect: Callable[[], Awaitable[PostgresConnection]], size: int) -> None:
         self.connect = connect
+        self.taken = 0
+        self.closed = False
         self.idle: list[PostgresConnection] = []
         self.places = asyncio.Semaphore(size)
 
@@ -174,6 +219,7 @@ class _Pool:
                 raise Unavailable("no database connection became free") from error
         else:
             await self.places.acquire()
+        self.taken += 1
         while self.idle:
             connection = self.idle.pop()
             if not connection.raw.is_closed():
@@ -181,6 +227,7 @@ class _Pool:
         try:
             return await self.connect()
         except BaseException as error:
+            self.taken -= 1
             self.places.release()
             if isinstance(error, (OSError, asyncpg.PostgresError)):
                 raise Unavailable("the database does not answer") from error
@@ -200,13 +247,18 @@ class _Pool:
             self.release(connection)
 
     def release(self, connection: PostgresConnection) -> None:
-        if not connection.raw.is_closed():
+        if self.closed:
+            connection.raw.terminate()
+        elif not connection.raw.is_closed():
             self.idle.append(connection)
+        self.taken -= 1
         self.places.release()
 
     async def close(self) -> None:
-        for connection in self.idle:
-            await connection.raw.close()
+        """Close what nobody uses, and the rest when it is released."""
+        self.closed = True
+        while self.idle:
+            await self.idle.pop().raw.close()
 
 
 class PostgresDatabase:
@@ -218,11 +270,13 @@ class PostgresDatabase:
         self.url = url
         self.connections = connections
         self.search_seconds = search_seconds
+        self.record_seconds = math.inf
+        self.meter = Meter()
         self.numbers: dict[str, int] = {"": 0}
         self.free_keys: list[int] = []
 
     async def revision(self) -> str:
-        connection = await self._connect({})
+        connection = await self._connect(math.inf)
         try:
             found = await connection.raw.fetchval(REVISION)
         except asyncpg.UndefinedTableError:
@@ -232,23 +286,34 @@ class PostgresDatabase:
         return str(found or "")
 
     async def open(self) -> None:
-        limit = {"statement_timeout": f"{int(self.search_seconds * 1000)}"}
-        self.records = _Pool(lambda: self._connect({}), self.connections)
-        self.searches = _Pool(lambda: self._connect({**SEARCH_SETTINGS, **limit}), self.connections)
-        self.numberers = _Pool(lambda: self._connect({}), 1)
+        self.searches = _Pool(
+            lambda: self._connect(self.search_seconds, SEARCH_SETTINGS), self.connections
+        )
+        self._pools_of_records()
         text = "SELECT uri, system FROM system_dictionary"
         async with self.numberers.borrowed() as numberer:
             self.numbers.update((uri, n) for uri, n in await numberer.fetch(text, []))
+
+    def _pools_of_records(self) -> None:
+        self.records = _Pool(lambda: self._connect(self.record_seconds), self.connections)
+        self.numberers = _Pool(lambda: self._connect(self.record_seconds), 1)
 
     async def close(self) -> None:
         for pool in (self.records, self.searches, self.numberers):
             await pool.close()
 
-    async def _connect(self, settings: Mapping[str, str]) -> PostgresConnection:
+    async def _connect(
+        self, seconds: float, settings: Mapping[str, str] | None = None
+    ) -> PostgresConnection:
+        """Return a new connection, on which a statement may take so many seconds."""
+        limited = math.isfinite(seconds)
+        limit = {"statement_timeout": str(math.ceil(seconds * 1000))} if limited else {}
         raw = await asyncpg.connect(
             self.url,
+            timeout=ACQUIRE_SECONDS,
+            command_timeout=seconds + GRACE_SECONDS if limited else None,
             statement_cache_size=0,
-            server_settings={"jit": "off", "random_page_cost": "1.1", **settings},
+            server_settings={"jit": "off", "random_page_cost": "1.1", **limit, **(settings or {})},
         )
         return PostgresConnection(raw, self)
 
@@ -263,27 +328,35 @@ class PostgresDatabase:
             await numberer.known_systems(uris)
 
     async def read(self, work: Work[T]) -> T:
-        connection = await self.records.acquire()
+        pool = self.records
+        connection = await pool.acquire()
         try:  # as `borrowed` does, without the cost of a generator
             return await work(connection)
+        except asyncpg.QueryCanceledError as error:
+            raise self._too_slow() from error
         except Exception as error:
             if connection.raw.is_closed():
                 raise Unavailable(LOST) from error
             raise
         finally:
-            self.records.release(connection)
+            pool.release(connection)
+
+    def _too_slow(self) -> TooSlow:
+        return TooSlow(f"stopped after {self.record_seconds:g} s")
 
     async def search(self, work: Work[T]) -> T:
         connection = await self.searches.acquire()
-        try:
+        connection.until = time.monotonic() + self.search_seconds
+        try:  # as `borrowed` does, without the cost of a generator
             return await work(connection)
-        except asyncpg.QueryCanceledError as error:
+        except (asyncpg.QueryCanceledError, TooSlow) as error:
             raise TooSlow(f"stopped after {self.search_seconds:g} s") from error
         except Exception as error:
             if connection.raw.is_closed():
                 raise Unavailable(LOST) from error
             raise
         finally:
+            connection.until = math.inf
             try:
                 await self._end(connection, "ROLLBACK")
             finally:
@@ -292,17 +365,23 @@ class PostgresDatabase:
     async def write(self, work: Work[T]) -> T:
         async with self.records.borrowed() as connection:
             connection.added = []
-            for _ in range(ATTEMPTS):
-                with contextlib.suppress(*RETRY):
-                    await connection.add_apart()
-                    return await self._transaction(connection, work)
+            connection.until = time.monotonic() + self.record_seconds
+            try:
+                for _ in range(ATTEMPTS):
+                    with contextlib.suppress(*RETRY):
+                        await connection.add_apart()
+                        return await self._transaction(connection, work)
+            except (asyncpg.QueryCanceledError, TooSlow) as error:
+                raise self._too_slow() from error
+            finally:
+                connection.until = math.inf
         raise Unavailable("the same rows are written by too many")
 
     async def _transaction(self, connection: PostgresConnection, work: Work[T]) -> T:
         try:
             found = await work(connection)
             if connection.in_transaction:
-                await connection.raw.execute("COMMIT")
+                await connection.execute("COMMIT")
                 connection.in_transaction = False
         except BaseException:
             await self._end(connection, "ROLLBACK")
@@ -310,11 +389,27 @@ class PostgresDatabase:
         return found
 
     async def _end(self, connection: PostgresConnection, how: str) -> None:
-        """End the transaction, if any; a connection on which that fails is not used again."""
+        """End the transaction, if any; a connection on which that fails is not used again.
+
+        It fails too where it is cancelled.
+        """
         if not connection.in_transaction:
             return
         connection.in_transaction = False
         try:
-            await connection.raw.execute(how)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            await connection.execute(how)
+        except BaseException as error:
             connection.raw.terminate()
+            if not isinstance(error, FAILED):
+                raise
+
+    async def limit(self, seconds: float) -> None:
+        self.record_seconds = seconds
+        before = self.records, self.numberers
+        self._pools_of_records()
+        for pool in before:
+            await pool.close()
+
+    def load(self) -> Load:
+        records, searches = self.records.taken, self.searches.taken
+        return Load(self.meter, records, searches, self.connections, self.connections)

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import math
 import os
 import queue
 import sqlite3
@@ -24,7 +25,7 @@ from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 
-from app.db.engine import Outdated, TooSlow, Unavailable, Work
+from app.db.engine import Load, Meter, Outdated, TooSlow, Unavailable, Work
 from app.db.statements import (
     DEFINITIONS,
     REVISION,
@@ -43,8 +44,10 @@ BUSY_SECONDS = 5.0
 GROUP_SIZE = 64
 GROUP_SECONDS = 0.002
 READERS = 4
+OPENING_SECONDS = 5.0  # in which whoever opens or closes the file alone has to be done
 CHECKPOINT_PAGES = 10_000  # ten times the default: pages that change again are copied back once
 PROGRESS_STEPS = 10_000
+READING = ("SELECT", "WITH")
 AT_ONCE = 40  # rows; there is a text for each number of them
 INLINE_SECONDS = 0.002
 INLINE_STEPS = 2_000  # about a tenth of a millisecond of SQLite's virtual machine
@@ -65,6 +68,12 @@ def _busy(error: sqlite3.OperationalError) -> bool:
     return error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
+def _interrupted(error: BaseException) -> bool:
+    if not isinstance(error, sqlite3.OperationalError):
+        return False
+    return error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT
+
+
 def _told(error: sqlite3.OperationalError) -> Exception:
     """Return the error, as TooSlow where a statement is more than SQLite's parser can hold."""
     deep = ("parser stack overflow", "Expression tree is too large")
@@ -82,8 +91,8 @@ class SqliteConnection:
             isolation_level=None,
             check_same_thread=False,
             cached_statements=1024,
+            timeout=OPENING_SECONDS,
         )
-        self.raw.execute("PRAGMA busy_timeout = 0")
         self.raw.execute("PRAGMA cache_size = -32768")
         if not read_only:
             self.raw.execute("PRAGMA journal_mode = WAL")
@@ -91,10 +100,19 @@ class SqliteConnection:
             self.raw.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             self.raw.create_function("current_xid", 0, lambda: self.xid)
             self.raw.create_function("next_seq", 0, self._next_seq)
+            # A SELECT alone: SQLite undoes the whole transaction, and with it what others wrote in
+            # the group, where an INSERT is interrupted
+            self.raw.set_progress_handler(
+                lambda: self.selecting and time.monotonic() > self.until, PROGRESS_STEPS
+            )
+        self.raw.execute("PRAGMA busy_timeout = 0")
         self.numbers = numbers
         self.fresh: dict[str, int] = {}
         self.spellings: dict[str, str] = {}
         self.interrupts = 0
+        self.meter = Meter()
+        self.until = math.inf
+        self.selecting = False
         self.xid = self.seq = self.key = 0
 
     def _next_seq(self) -> int:
@@ -107,6 +125,10 @@ class SqliteConnection:
             for value in arguments(statement, values)
         ]
         text = self.spellings.get(statement.text, statement.text)
+        began = time.monotonic()
+        if began > self.until:
+            raise TooSlow
+        self.selecting = statement.text.startswith(READING)
         try:
             return self.raw.execute(text, given).fetchall()
         except sqlite3.OperationalError:
@@ -115,6 +137,10 @@ class SqliteConnection:
             self.interrupts += 1
             self.spellings[statement.text] = f"{statement.text} -- {self.interrupts}"
             raise
+        finally:
+            self.selecting = False
+            self.meter.statements += 1
+            self.meter.seconds += time.monotonic() - began
 
     async def snapshot(self) -> None:
         if not self.raw.in_transaction:
@@ -143,9 +169,14 @@ class SqliteConnection:
     ) -> None:
         if version is not None and self.raw.execute(DEFINITIONS).fetchone() != (version,):
             raise Outdated
+        began = time.monotonic()
         for change in changes:
+            if time.monotonic() > self.until:
+                raise TooSlow
             if change.rows:
                 self._change(change)
+                self.meter.statements += 1
+        self.meter.seconds += time.monotonic() - began
 
     def _change(self, change: Change) -> None:
         """Apply one change; a few rows are inserted at once.
@@ -205,18 +236,26 @@ class SqliteConnection:
         newest = "SELECT xid, seq FROM resource_version ORDER BY xid DESC, seq DESC LIMIT 1"
         self.xid, self.seq = self.raw.execute(newest).fetchone() or (0, 0)
 
-    def run(self, work: Work[T]) -> T:
-        """Return the result of one transaction inside the open group, or undo it and raise."""
+    def run(self, work: Work[T], until: float) -> T:
+        """Return the result of one transaction inside the open group, or undo it and raise.
+
+        Raises TooSlow where it is not done by `until`.
+        """
         self.xid += 1
         self.raw.execute("SAVEPOINT one")
         known = dict(self.fresh)
+        self.until = until
         try:
             found = drive(work(self))
-        except BaseException:
+        except BaseException as error:
             self.raw.execute("ROLLBACK TO one")
             self.raw.execute("RELEASE one")
             self.fresh = known
+            if _interrupted(error):
+                raise TooSlow from error
             raise
+        finally:
+            self.until = math.inf
         self.raw.execute("RELEASE one")
         return found
 
@@ -250,6 +289,7 @@ class _Job:
     work: Work[Any]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+    until: float
     result: Any = None
     error: BaseException | None = None
 
@@ -273,6 +313,8 @@ class SqliteDatabase:
             raise RuntimeError(f"SQLite {sqlite3.sqlite_version} is older than 3.35")
         self.path = path
         self.search_seconds = search_seconds
+        self.record_seconds = math.inf
+        self.searching = self.writing = 0
         self.numbers: dict[str, int] = {"": 0}
         self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self.local = threading.local()
@@ -294,6 +336,7 @@ class SqliteDatabase:
         self.threads = ThreadPoolExecutor(READERS, "search")
         self.opened: list[SqliteConnection] = []
         writer = SqliteConnection(self.path, self.numbers, read_only=False)
+        self.meters = [self.reader.meter, writer.meter]
         self.writer = threading.Thread(target=self._write_jobs, args=[writer], daemon=True)
         self.writer.start()
 
@@ -326,28 +369,51 @@ class SqliteDatabase:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
                 raise _told(error) from error
-        return await asyncio.get_running_loop().run_in_executor(self.threads, self._search, work)
+        until = time.monotonic() + self.search_seconds
+        loop = asyncio.get_running_loop()
+        self.searching += 1
+        try:
+            return await loop.run_in_executor(self.threads, self._search, work, until)
+        finally:
+            self.searching -= 1
 
-    def _search(self, work: Work[T]) -> T:
+    def _search(self, work: Work[T], until: float) -> T:
         connection: SqliteConnection | None = getattr(self.local, "connection", None)
         if connection is None:
             connection = SqliteConnection(self.path, self.numbers, read_only=True)
             self.local.connection = connection
             self.opened.append(connection)
-        deadline = time.monotonic() + self.search_seconds
+            self.meters.append(connection.meter)
+        stopped = TooSlow(f"stopped after {self.search_seconds:g} s")
+        if time.monotonic() > until:  # it has waited for a thread
+            raise stopped
         try:
-            with connection.limited(PROGRESS_STEPS, lambda: time.monotonic() > deadline):
+            with connection.limited(PROGRESS_STEPS, lambda: time.monotonic() > until):
                 return drive(work(connection))
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
-                raise TooSlow(f"stopped after {self.search_seconds:g} s") from error
+            if _interrupted(error):
+                raise stopped from error
             raise _told(error) from error
 
     async def write(self, work: Work[T]) -> T:
+        """Queue a job; its time runs from here, so all that wait behind a slow one end with it."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self.jobs.put(_Job(work, loop, future))
-        return await future
+        self.jobs.put(_Job(work, loop, future, time.monotonic() + self.record_seconds))
+        self.writing += 1
+        try:
+            return await future
+        except TooSlow as error:
+            raise TooSlow(f"stopped after {self.record_seconds:g} s") from error
+        finally:
+            self.writing -= 1
+
+    async def limit(self, seconds: float) -> None:
+        self.record_seconds = seconds
+
+    def load(self) -> Load:
+        done = Meter(sum(m.statements for m in self.meters), sum(m.seconds for m in self.meters))
+        return Load(done, self.writing, self.searching, 1, READERS)
 
     def _write_jobs(self, connection: SqliteConnection) -> None:
         """Run jobs in order: whole transactions, those that wait together in one commit."""
@@ -372,7 +438,7 @@ class SqliteDatabase:
         job = group[0]
         while True:
             try:
-                job.result = connection.run(job.work)
+                job.result = connection.run(job.work, job.until)
             except BaseException as error:
                 job.error = error
                 if not connection.raw.in_transaction:

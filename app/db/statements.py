@@ -20,6 +20,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 Row = Sequence[Any]
 Dialect = Literal["sqlite", "postgresql"]
+Lock = Literal["", "share", "update"]
 REVISION = "SELECT version_num FROM alembic_version"
 DEFINITIONS = "SELECT number FROM definitions_version"
 
@@ -169,6 +170,16 @@ def _has_words_sqlite(element: has_words, compiler: SQLCompiler, **kw: Any) -> s
     key, wanted = compiler.process(element.row, **kw), compiler.process(element.wanted, **kw)
     index = element.index  # words side by side mean all of them; what follows AND is lower case
     return f"{key} IN (SELECT rowid FROM {index} WHERE {index} MATCH {wanted})"
+
+
+def forgotten(table: sa.Table, dialect: Dialect) -> list[Statement]:
+    """Return what takes the words of removed rows out of the index of a table of words.
+
+    FTS5 keeps them beside the mark of their removal, until it happens to merge the two.
+    """
+    index = f"{table.name}_fts"
+    text = f"INSERT INTO {index} ({index}) VALUES ('optimize')"
+    return [Statement(text, ())] if dialect == "sqlite" else []
 
 
 class unindexed(sa.ColumnElement[Any]):
@@ -348,14 +359,23 @@ _PAIRS: dict[Dialect, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def identify(dialect: Dialect, *, lock: bool) -> Statement:
+LOCKS: Mapping[Lock, str] = {
+    "": "",
+    "share": " ORDER BY r.key FOR SHARE OF r",
+    "update": " ORDER BY r.key FOR UPDATE OF r",
+}
+
+
+def identify(dialect: Dialect, *, lock: Lock) -> Statement:
     """Return the statement that finds resource rows by (type, id), and may lock them in key order.
+
+    A row that is locked to `share` can be locked so by others, and changed by nobody.
 
     Parameters: `pairs` as [[type, id], ...] on SQLite, `types` and `ids` on PostgreSQL. Columns:
     type, id, key, version, state, updated, hash, manifest, owner.
     """
     rows, names = _PAIRS[dialect]
-    order = " ORDER BY r.key FOR UPDATE OF r" if lock and dialect == "postgresql" else ""
+    order = LOCKS[lock] if dialect == "postgresql" else ""
     return Statement(
         "SELECT r.type, r.id, r.key, r.version, r.state, r.updated, r.hash, r.manifest, r.owner"
         f" FROM {rows} AS w{'(type, id)' if dialect == 'postgresql' else ''}"

@@ -4,18 +4,31 @@ Two servers share the database, so that no lock inside one process does the work
 """
 
 import asyncio
+import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
+from threading import Timer
 
 import httpx
 import pytest
 
+from app import db
 from app.config import Settings
+from app.fhir.access import SYSTEM
+from app.fhir.interaction import Reply
+from app.fhir.rest import Server
+from app.fhir.store import Store
+from app.fhir.wire import encode
+from app.main import build
+from tests.access.door import Door
 from tests.rest import integrity
 from tests.support.application import connected
 from tests.support.replies import ids
 from tests.support.resources import (
     delete,
+    entry,
     observation,
     patient,
     post,
@@ -173,6 +186,100 @@ async def test_conditional_creates_in_transactions_make_one_resource(clients: Cl
     assert len(ids(found)) == AT_ONCE
 
 
+async def test_updates_by_one_criterion_make_one_resource(
+    clients: Clients, database_url: str
+) -> None:
+    replies = await asyncio.gather(
+        *(
+            client.put(f"/Practitioner?{STAFF}", json=practitioner(name=[{"family": f"N{n}"}]))
+            for n, client in enumerate(clients)
+        )
+    )
+
+    assert codes(replies) == {201: 1, 200: AT_ONCE - 1}
+    (id,) = {reply.json()["id"] for reply in replies}
+    assert ids(await clients[0].get("/Practitioner")) == [id]
+    assert await versions(clients[0], f"/Practitioner/{id}") == list(range(1, AT_ONCE + 1))
+    assert await integrity.broken(database_url) == {}
+
+
+async def test_creates_and_updates_by_one_criterion_make_one_resource(clients: Clients) -> None:
+    entries = transaction(entry("PUT", f"Practitioner?{STAFF}", practitioner()))
+
+    replies = await asyncio.gather(
+        *(
+            client.post("/Practitioner", json=practitioner(), headers={"If-None-Exist": STAFF})
+            if n % 3 == 0
+            else client.put(f"/Practitioner?{STAFF}", json=practitioner())
+            if n % 3 == 1
+            else client.post("/", json=entries)
+            for n, client in enumerate(clients)
+        )
+    )
+
+    assert set(codes(replies)) <= {200, 201}
+    assert len(ids(await clients[0].get("/Practitioner"))) == 1
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)  # SQLite has one writer
+async def test_what_leaves_the_criteria_while_they_are_searched_is_not_deleted(
+    settings: Settings,
+) -> None:
+    changed = patient(id="a", gender="other")
+    async with build(settings) as server:
+        door = Door(server, SYSTEM)
+        await door.put(patient(id="a"))
+
+        async def change(connection: db.Connection) -> asyncio.Task[Reply]:
+            store = Store(connection, server.catalogue, SYSTEM)
+            (current,) = (await store.lock([("Patient", "a")])).values()
+            deletion = asyncio.create_task(door.ask("DELETE", "Patient?gender=female"))
+            await somebody_waits(server)
+            store.put("Patient", "a", encode(changed), changed, current, server.now())
+            await store.flush()
+            return deletion
+
+        reply = await (await server.database.write(change))
+
+        assert (reply.status, reply.version) == (204, 0)
+        assert (await door.get("Patient/a")).version == 2
+
+
+async def somebody_waits(server: Server) -> None:
+    """Return when a transaction of the database waits for a row that another one holds."""
+    waiting = db.Statement(
+        "SELECT 1 FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        (),
+    )
+    for _ in range(6000):
+        if await server.database.read(lambda connection: connection.rows(waiting, {})):
+            return
+        await asyncio.sleep(0.01)
+    raise TimeoutError("nobody waits")
+
+
+async def test_patches_at_once_are_all_made(clients: Clients) -> None:
+    await clients[0].put("/Patient/a", json=patient(id="a", name=[{"family": "Marsh"}]))
+
+    replies = await asyncio.gather(
+        *(
+            client.patch(
+                "/Patient/a",
+                json=[{"op": "add", "path": "/name/-", "value": {"family": f"N{n}"}}],
+                headers={"Content-Type": "application/json-patch+json"},
+            )
+            for n, client in enumerate(clients)
+        )
+    )
+
+    assert codes(replies) == {200: AT_ONCE}
+    names = (await clients[0].get("/Patient/a")).json()["name"]
+    assert sorted(name["family"] for name in names) == sorted(
+        ["Marsh", *(f"N{n}" for n in range(AT_ONCE))]
+    )
+
+
 async def test_conditions_in_other_orders_do_not_lock_each_other_out(clients: Clients) -> None:
     conditions = [post(practitioner(), ifNoneExist=f"identifier={n}") for n in range(4)]
     orders = [transaction(*conditions[n % 4 :], *conditions[: n % 4]) for n in range(AT_ONCE)]
@@ -290,3 +397,23 @@ async def test_new_systems_and_ids_of_two_servers_do_not_collide(
         found = await client.get(f"/Patient?identifier=https://example.org/3|{n}")
         assert ids(found) == [replies[n].json()["id"]]
     assert await integrity.broken(database_url) == {}
+
+
+async def test_whoever_opens_an_sqlite_file_waits_for_who_has_it_alone(
+    sqlite_template: Path, tmp_path: Path
+) -> None:
+    file = shutil.copyfile(sqlite_template, tmp_path / "milepost.db")
+    database = db.connect(f"sqlite:///{file}", 30, 1)
+    # as a process has it for a moment that is the first to open it, or the last to close it
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("UPDATE definitions_version SET number = number")
+
+    leaving = Timer(0.2, other.close)
+    leaving.start()
+    await database.open()
+    leaving.join()
+
+    assert await database.revision() != ""
+    await database.close()

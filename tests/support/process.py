@@ -87,7 +87,7 @@ def free_port() -> int:
         return port
 
 
-def wait_until_answering(process: Process, seconds: float = 20) -> None:
+def wait_until_answering(process: Process, seconds: float = 120) -> None:
     """Return when /metadata answers; a server that does not is an error with its log."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and process.popen.poll() is None:
