@@ -12,7 +12,7 @@ EXAMPLES := hl7.fhir.r4.examples@4.0.1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check format definitions conformance bench bench-searches clean
+.PHONY: help run test check format definitions conformance fuzz test-clients bench bench-searches clean
 
 help: ## Say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -43,6 +43,15 @@ conformance: $(VENV)/.test ## Put every official example through the server (nee
 	@mkdir -p build
 	cd build && npm pack --silent $(EXAMPLES)
 	$(BIN)/python -m tests.conformance build/hl7.fhir.r4.examples-4.0.1.tgz
+
+fuzz: $(VENV)/.test ## Look for answers that no client should get; EXAMPLES=number for each test
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),2000) $(BIN)/pytest tests/rest/test_fuzz*.py
+
+test-clients: $(VENV)/.test ## Ask a running server with client libraries, JavaScript's included (needs npm)
+	@mkdir -p build/clients
+	cp tests/clients/package.json tests/clients/*.test.js build/clients
+	cd build/clients && npm install --silent --no-package-lock --no-audit --no-fund
+	CLIENTS=$(CURDIR)/build/clients $(BIN)/pytest -n 0 tests/clients
 
 bench: $(VENV)/.test ## Measure the real server; DATA=directory of Synthea bundles, SEARCHES=no
 	$(BIN)/python -m benchmarks.bench $(if $(DATA),--data $(DATA))

@@ -1,16 +1,19 @@
 """A crash loses nothing that was acknowledged, and leaves nothing half-written.
 
 Processes are killed with SIGKILL while they write: no handler runs, nothing is flushed. What a
-power cut would add, unwritten pages of the operating system, no test can take away.
+power cut would add, unwritten pages of the operating system, no test can take away. What is written
+and when the crash comes is the same in each run; `CRASHES=50` tries other moments.
 """
 
 import asyncio
 import json
+import os
+import random
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +29,7 @@ from tests.rest import integrity
 from tests.support.migrations import upgrade
 from tests.support.postgresql import PostgreSQL, postgresql, wait_until_ready
 from tests.support.process import command, environment, milepost, serving
+from tests.support.replies import ids
 from tests.support.resources import (
     Resource,
     observation,
@@ -37,8 +41,11 @@ from tests.support.resources import (
 )
 
 WRITERS = 6
-ENOUGH = 120  # acknowledged writes before the crash
+ENOUGH = range(60, 180)  # acknowledged writes before the crash
+CRASHES = int(os.environ.get("CRASHES", "2"))  # of one database, one after the other
 TAG = "https://example.org/run"
+STAFF = "https://example.org/staff"
+JSON_PATCH = {"Content-Type": "application/json-patch+json"}
 IN_A_TRANSACTION = 5  # resources
 BUNDLES, IN_A_BUNDLE = 80, 25
 
@@ -63,30 +70,43 @@ class Ledger:
     """What clients were told: where each written version is, and its bytes if they saw them.
 
     Once enough is acknowledged, what is to crash is killed, while other requests are under way.
+    Chance decides what is enough, how many milliseconds later that is, and what is written.
     """
 
     victim: int  # the process that is to crash, with all that it has started
+    chance: random.Random
+    enough: int = 0
     versions: dict[str, bytes] = field(default_factory=dict)
     deleted: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)  # tags of all transactions that were sent
     answered: set[str] = field(default_factory=set)  # tags of those that were acknowledged
+    shared: dict[str, set[str]] = field(default_factory=dict)  # ids that one condition has given
     refusals: list[httpx.Response] = field(default_factory=list)
     killed: list[psutil.Process] = field(default_factory=list)
     crashed: bool = False
+
+    def __post_init__(self) -> None:
+        self.enough = self.chance.choice(ENOUGH)
 
     def __len__(self) -> int:
         return len(self.versions) + len(self.deleted)
 
     async def told(self, request: Coroutine[Any, Any, httpx.Response]) -> httpx.Response:
         """Return the answer to a write; raise Refused if it is no acknowledgement."""
-        if not self.crashed and len(self) >= ENOUGH:
+        if not self.crashed and len(self) >= self.enough:
             self.crashed = True
-            asyncio.get_running_loop().call_later(0.01, self.kill)
+            asyncio.get_running_loop().call_later(self.chance.random() / 50, self.kill)
         reply = await request
         if not reply.is_success:
             self.refusals.append(reply)
             raise Refused
         return reply
+
+    def note(self, reply: httpx.Response) -> None:
+        """Remember the version that an answer shows."""
+        body = reply.json()
+        path = f"/{body['resourceType']}/{body['id']}/_history/{body['meta']['versionId']}"
+        self.versions[path] = reply.content
 
     def kill(self) -> None:
         """End the victim as a crash would: no handler runs, nothing is flushed."""
@@ -116,23 +136,60 @@ def group(tag: str) -> Resource:
     return transaction(*scores, post(patient(meta=tagged(tag)), ada))
 
 
+async def revise(client: httpx.AsyncClient, name: str, ledger: Ledger) -> None:
+    """Write a Patient, change it, and sometimes delete it."""
+    path, body = f"/Patient/{name}", patient(id=name)
+    for changed in (body, {**body, "gender": "other"}):
+        ledger.note(await ledger.told(client.put(path, json=changed)))
+    if ledger.chance.random() < 0.5:
+        await ledger.told(client.delete(path))
+        ledger.deleted.append(path)
+
+
+async def change(client: httpx.AsyncClient, name: str, ledger: Ledger) -> None:
+    """Write a Patient, and patch it: every patch finds what the one before has left."""
+    path = f"/Patient/{name}"
+    ledger.note(await ledger.told(client.put(path, json=patient(id=name, gender="male"))))
+    for before, after in (("male", "other"), ("other", "female")):
+        steps = [
+            {"op": "test", "path": "/gender", "value": before},
+            {"op": "replace", "path": "/gender", "value": after},
+        ]
+        ledger.note(await ledger.told(client.patch(path, json=steps, headers=JSON_PATCH)))
+
+
+async def share(client: httpx.AsyncClient, name: str, ledger: Ledger) -> None:
+    """Create a Patient unless another writer has, or update the one that somebody has."""
+    number = name.split("-")[1]
+    body = patient(identifier=[{"system": STAFF, "value": number}])
+    given = ledger.shared.setdefault(number, set())
+    criteria = f"identifier={STAFF}|{number}"
+    if ledger.chance.random() < 0.5:
+        asked = client.post("/Patient", json=body, headers={"If-None-Exist": criteria})
+    else:
+        asked = client.put(f"/Patient?{criteria}", json=body)
+    reply = await ledger.told(asked)
+    given.add(reply.json()["id"])
+    ledger.note(reply)
+
+
+async def together(client: httpx.AsyncClient, name: str, ledger: Ledger) -> None:
+    """Write what belongs together."""
+    ledger.asked.append(name)
+    reply = await ledger.told(client.post("/", json=group(name)))
+    ledger.answered.add(name)
+    for entry in reply.json()["entry"]:
+        ledger.versions["/" + entry["response"]["location"]] = b""
+
+
+LOAD = [revise, change, share, together, together]
+
+
 async def write(client: httpx.AsyncClient, name: str, ledger: Ledger) -> None:
-    """Write until the server is gone: new, changed and deleted resources, and transactions."""
+    """Write until the server is gone."""
     with suppress(httpx.TransportError, Refused):
         for n in range(100_000):
-            path, body = f"/Patient/{name}-{n}", patient(id=f"{name}-{n}")
-            for changed in (body, {**body, "gender": "other"}):
-                reply = await ledger.told(client.put(path, json=changed))
-                version = reply.headers["ETag"].strip('W/"')
-                ledger.versions[f"{path}/_history/{version}"] = reply.content
-            if n % 3 == 0:
-                await ledger.told(client.delete(path))
-                ledger.deleted.append(path)
-            ledger.asked.append(f"{name}-{n}")
-            reply = await ledger.told(client.post("/", json=group(f"{name}-{n}")))
-            ledger.answered.add(f"{name}-{n}")
-            for entry in reply.json()["entry"]:
-                ledger.versions["/" + entry["response"]["location"]] = b""
+            await ledger.chance.choice(LOAD)(client, f"{name}-{n}", ledger)
 
 
 def connect(base_url: str) -> httpx.AsyncClient:
@@ -141,10 +198,10 @@ def connect(base_url: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=base_url, headers=headers, timeout=20)
 
 
-async def write_until_the_crash(base_url: str, ledger: Ledger) -> None:
+async def write_until_the_crash(base_url: str, ledger: Ledger, run: int = 0) -> None:
     """Let several clients write at once until all of them have lost the server."""
     async with connect(base_url) as client:
-        await asyncio.gather(*(write(client, f"w{n}", ledger) for n in range(WRITERS)))
+        await asyncio.gather(*(write(client, f"r{run}w{n}", ledger) for n in range(WRITERS)))
 
 
 async def lost(base_url: str, ledger: Ledger) -> list[str]:
@@ -176,28 +233,50 @@ async def sizes(base_url: str, tags: list[str]) -> dict[str, int]:
     return found
 
 
+async def holders(base_url: str, shared: Iterable[str]) -> dict[str, list[str]]:
+    """Return the ids of what has each of the identifiers that were made by conditions."""
+    async with connect(base_url) as client:
+        return {
+            number: ids(await client.get("/Patient", params={"identifier": f"{STAFF}|{number}"}))
+            for number in shared
+        }
+
+
+def check(base_url: str, ledger: Ledger) -> None:
+    """Assert that all that was acknowledged is there, and nothing half."""
+    assert asyncio.run(lost(base_url, ledger)) == []
+    whole = asyncio.run(sizes(base_url, ledger.asked))
+    assert set(whole.values()) <= {0, IN_A_TRANSACTION}
+    assert {whole[tag] for tag in ledger.answered} <= {IN_A_TRANSACTION}
+    for number, found in asyncio.run(holders(base_url, ledger.shared)).items():
+        assert len(found) <= 1, "one condition makes one resource"
+        assert ledger.shared[number] <= set(found)
+
+
 def test_a_server_that_is_killed_while_it_writes_loses_nothing_and_leaves_nothing_half(
     durable_url: str, tmp_path: Path
 ) -> None:
-    with serving(durable_url, tmp_path / "first.log") as server:
-        ledger = Ledger(server.popen.pid)
-        asyncio.run(write_until_the_crash(server.base_url, ledger))
-        server.popen.wait(10)
+    ledgers: list[Ledger] = []
+    for run in range(CRASHES):
+        with serving(durable_url, tmp_path / f"{run}.log") as server:
+            for past in ledgers[-1:]:
+                check(server.base_url, past)
+            ledger = Ledger(server.popen.pid, random.Random(run))
+            asyncio.run(write_until_the_crash(server.base_url, ledger, run))
+            server.popen.wait(10)
+        assert ledger.refusals == []
+        assert len(ledger) >= ledger.enough
+        assert asyncio.run(integrity.broken(durable_url)) == {}
+        ledgers.append(ledger)
 
-    assert ledger.refusals == []
-    assert len(ledger) >= ENOUGH
-    assert asyncio.run(integrity.broken(durable_url)) == {}
-
-    with serving(durable_url, tmp_path / "second.log") as server:
-        missing = asyncio.run(lost(server.base_url, ledger))
-        whole = asyncio.run(sizes(server.base_url, ledger.asked))
+    with serving(durable_url, tmp_path / "afterwards.log") as server:
+        for past in ledgers:
+            check(server.base_url, past)
         again = httpx.put(f"{server.base_url}/Patient/after", json=patient(id="after"))
+    checked = milepost("fsck", database_url=durable_url)
 
-    assert missing == []
-    assert set(whole.values()) <= {0, IN_A_TRANSACTION}
-    assert {whole[tag] for tag in ledger.answered} == {IN_A_TRANSACTION}
     assert again.status_code == 201
-    assert asyncio.run(integrity.broken(durable_url)) == {}
+    assert checked.returncode == 0, checked.stdout
 
 
 def bundles(directory: Path) -> list[Path]:
@@ -282,7 +361,7 @@ def test_a_postgresql_that_is_killed_loses_nothing_and_the_server_goes_on_afterw
         upgrade(url)
 
         with serving(url, tmp_path / "server.log") as server:
-            ledger = Ledger(database.pid)
+            ledger = Ledger(database.pid, random.Random(3))
             asyncio.run(write_until_the_crash(server.base_url, ledger))
             down = httpx.put(f"{server.base_url}/Patient/x", json=patient(id="x"), timeout=20)
             read = httpx.get(f"{server.base_url}/Patient/x", timeout=20)
@@ -290,15 +369,13 @@ def test_a_postgresql_that_is_killed_loses_nothing_and_the_server_goes_on_afterw
             with restarted(ledger.killed, start):
                 wait_until_ready(url, tmp_path / "postgresql.log")
                 up = httpx.put(f"{server.base_url}/Patient/x", json=patient(id="x"), timeout=20)
-                missing = asyncio.run(lost(server.base_url, ledger))
-                whole = asyncio.run(sizes(server.base_url, ledger.asked))
+                check(server.base_url, ledger)
                 broken = asyncio.run(integrity.broken(url))
+                checked = milepost("fsck", database_url=url)
 
-    assert len(ledger) >= ENOUGH
+    assert len(ledger) >= ledger.enough
     assert {reply.status_code for reply in (*ledger.refusals, down, read)} == {503}
     assert down.headers["Retry-After"]
     assert up.status_code == 201
-    assert missing == []
-    assert set(whole.values()) <= {0, IN_A_TRANSACTION}
-    assert {whole[tag] for tag in ledger.answered} == {IN_A_TRANSACTION}
     assert broken == {}
+    assert checked.returncode == 0, checked.stdout

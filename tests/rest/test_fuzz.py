@@ -1,6 +1,7 @@
 """Whatever comes in: no failure of the server, and what is accepted comes back equal."""
 
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,8 +27,10 @@ from tests.support.resources import (
 )
 
 # The client belongs to all examples of a test: they share one database, as requests do
+EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "")  # others than usual, and so many of a test
 FEW = settings(
-    max_examples=120,
+    max_examples=int(EXAMPLES or 120),
+    derandomize=not EXAMPLES,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 REFUSED = {400, 404, 405, 412, 413, 422}

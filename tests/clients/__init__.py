@@ -1,0 +1,1 @@
+"""Client libraries that were written for other servers, against a running one."""
