@@ -66,8 +66,7 @@ class Specimens:
             return
         values = [self.value(field.type, depth - 1) for _ in range(self.random.choice((1, 1, 2)))]
         if field.primitive and self.random.random() < 0.1:
-            made["_" + field.key] = (
-                [{"extension": [EXTENSION]}] if field.many else {"extension": [EXTENSION]}
-            )
+            only = {"extension": [dict(EXTENSION)]}  # its own: tests change what they are given
+            made["_" + field.key] = [only] if field.many else only
         elif {} not in values:
             made[field.key] = values if field.many else values[0]
