@@ -233,6 +233,30 @@ async def test_a_document_has_the_composition_first_and_all_it_refers_to(
     )
 
 
+async def test_a_document_has_the_version_that_the_composition_names(
+    record: httpx.AsyncClient,
+) -> None:
+    score = (await record.get("/Observation/score")).json()
+    old = f"Observation/score/_history/{score['meta']['versionId']}"
+    amended = await record.put("/Observation/score", json={**score, "status": "amended"})
+    new = f"Observation/score/_history/{amended.json()['meta']['versionId']}"
+    same = [{"entry": [reference(new), reference("Observation/score")]}]
+    named = [{"entry": [reference(old)]}]
+    both = [{"entry": [reference(old), reference("Observation/score")]}]
+    lost = [{"entry": [reference("Observation/score/_history/9")]}]
+
+    replies = []
+    for section in (named, both, same, lost):
+        await record.put("/Composition/summary", json=composition(section=section))
+        replies.append(await record.get("/Composition/summary/$document"))
+
+    scores = [[r for r in resources(reply) if r["id"] == "score"] for reply in replies[:3]]
+    statuses = [[one["status"] for one in some] for some in scores]
+    assert statuses == [["final"], ["amended", "final"], ["amended"]]
+    text = "The Composition refers to Observation/score/_history/9, which is not here"
+    assert (replies[3].status_code, issue(replies[3])) == (422, ("processing", text))
+
+
 async def test_a_document_that_would_lack_something_is_refused(record: httpx.AsyncClient) -> None:
     missing = composition(author=[reference("Practitioner/nobody")])
     await record.put("/Composition/summary", json=missing)

@@ -4,13 +4,16 @@ https://hl7.org/fhir/R4/composition-operation-document.html
 https://hl7.org/fhir/R4/documents.html
 """
 
+from collections.abc import Sequence
+from contextlib import suppress
+
 from app.fhir import bundle
 from app.fhir.errors import FhirError, Issue, refused
 from app.fhir.interaction import Interaction, Reply
 from app.fhir.operations.operation import Call, Plan, Trial
-from app.fhir.operations.surroundings import PATIENT, fetched, named, surroundings
+from app.fhir.operations.surroundings import PATIENT, fetched, named, surroundings, targets
 from app.fhir.store import Entry, Store, instant
-from app.fhir.values import parse_reference
+from app.fhir.values import Reference, parse_reference
 
 
 async def document(call: Call) -> Reply | Plan | Trial:
@@ -25,9 +28,9 @@ async def document(call: Call) -> Reply | Plan | Trial:
         raise refused("not-supported", "$document does not follow a GraphDefinition", "http.graph")
     await call.store.connection.snapshot()
     composition = Entry(0, type, id, (await call.store.read(type, id)).body)
-    direct = list(dict.fromkeys(named(call, composition.body)))
-    first = await fetched(call, direct)
-    _refuse_missing(type, direct, first)
+    links = list(dict.fromkeys(targets(call, composition.body)))
+    direct = [(link.type, link.id) for link in links]
+    first = await _linked(call, links)
     subjects = [one for kind, one in direct if kind == PATIENT]
     seeds = [one for entry in first for one in named(call, entry.body)]
     known = {(type, id), *direct}
@@ -67,12 +70,29 @@ def _id(call: Call) -> str:
     return found or str(given)
 
 
-def _refuse_missing(type: str, direct: list[tuple[str, str]], found: list[Entry]) -> None:
-    there = {(entry.type, entry.id) for entry in found}
+async def _linked(call: Call, links: Sequence[Reference]) -> list[Entry]:
+    """Return what the Composition refers to, once each: the current version, or the one it names.
+
+    Raises a 422 that names all that is not here.
+    """
+    type = call.asked.type
+    current = await fetched(call, {(link.type, link.id) for link in links if not link.version})
+    there = {(entry.type, entry.id, ""): entry._replace(key=0) for entry in current}
+    for link in links:
+        if link.version:
+            with suppress(FhirError):  # told below, with all others
+                body = (await call.store.vread(link.type, link.id, link.version)).body
+                there[link.type, link.id, link.version] = Entry(0, link.type, link.id, body)
     issues = [
-        Issue("error", "processing", f"The {type} refers to {kind}/{id}, which is not here", type)
-        for kind, id in direct
-        if (kind, id) not in there
+        Issue("error", "processing", f"The {type} refers to {_text(link)}, which is not here", type)
+        for link in links
+        if (link.type, link.id, link.version) not in there
     ]
     if issues:
         raise FhirError(issues)
+    return list(dict.fromkeys(there.values()))
+
+
+def _text(link: Reference) -> str:
+    version = f"/_history/{link.version}" if link.version else ""
+    return f"{link.type}/{link.id}{version}"

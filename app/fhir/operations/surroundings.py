@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from app.fhir.operations.operation import Call
 from app.fhir.query import And, Match, Member, Not, Nothing, Or, Present, Query, Search
 from app.fhir.store import Entry
-from app.fhir.values import parse_reference
+from app.fhir.values import Reference, parse_reference
 
 MOST = 1000  # resources that are taken along
 MOST_BYTES = 32 * 1024 * 1024
@@ -65,16 +65,21 @@ async def surroundings(
 
 
 def named(call: Call, body: bytes) -> Iterator[Named]:
-    """Yield type and id of each resource of this server that a compact body points at.
+    """Yield type and id of each resource of this server that a compact body points at."""
+    return ((target.type, target.id) for target in targets(call, body))
 
-    A reference, or the URL of an attachment.
+
+def targets(call: Call, body: bytes) -> Iterator[Reference]:
+    """Yield each link of a compact body that leads to a resource, or a version, of this server.
+
+    A link is a reference, or the URL of an attachment.
     """
     types = call.validator.definitions.type_numbers
     for text in POINTER.findall(body):
         link = str(json.loads(text)) if b"\\" in text else text[1:-1].decode()
         target = parse_reference(link, call.language.base_url)
         if target.id and target.type in types:
-            yield target.type, target.id
+            yield target
 
 
 async def fetched(
