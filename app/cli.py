@@ -31,6 +31,7 @@ from app.fhir.interaction import Interaction, Reply
 from app.fhir.rest import Server, handle
 from app.fhir.store import consistency, maintenance
 from app.fhir.wire import decode
+from app.logs import fault
 
 app = typer.Typer(
     help="Milepost: a FHIR R4 server for intensive outpatient programs.",
@@ -231,9 +232,9 @@ class Report:
         for name in ("Found", "Repaired"):
             table.add_column(name, justify="right")
         table.add_column("For example")
-        for fault, number in sorted(self.found.items()):
-            row = (f"{number:,}", f"{self.mended[fault]:,}", escape(self.examples[fault]))
-            table.add_row(fault, *row)
+        for name, number in sorted(self.found.items()):
+            row = (f"{number:,}", f"{self.mended[name]:,}", escape(self.examples[name]))
+            table.add_row(name, *row)
         return table
 
 
@@ -459,8 +460,13 @@ def refusal(told: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; a database that cannot be used is a sentence, without its own words."""
+    try:
+        app()
+    except db.FAILURES as error:
+        err.print(f"[red]The database failed[/red]: {fault(getattr(error, 'orig', None) or error)}")
+        err.print("Is it running, and is MILEPOST_DATABASE_URL its address?")
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

@@ -9,6 +9,11 @@ Work is a function from a `Connection` to an awaitable; a `Database` decides whe
 (a few cheap statements), `search` (one snapshot, limited time) and `write` (one transaction).
 """
 
+import sqlite3
+
+import asyncpg
+import sqlalchemy as sa
+
 from app.db.engine import Connection, Database, Load, Meter, Outdated, TooSlow, Unavailable, Work
 from app.db.postgresql import PostgresDatabase
 from app.db.sqlite import SqliteDatabase
@@ -66,6 +71,16 @@ from app.db.tables import (
     value_set_member,
 )
 
+# What says that a database cannot be reached, opened or understood
+FAILURES = (
+    OSError,
+    Unavailable,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresError,
+    sa.exc.SQLAlchemyError,
+    sqlite3.Error,
+)
+
 
 def connect(url: str, search_seconds: float, connections: int) -> Database:
     """Return the database that `url` names, not opened yet."""
@@ -75,6 +90,7 @@ def connect(url: str, search_seconds: float, connections: int) -> Database:
 
 
 __all__ = [
+    "FAILURES",
     "Change",
     "Connection",
     "Database",

@@ -348,3 +348,23 @@ def test_help_lists_the_commands() -> None:
 
     assert result.exit_code == 0
     assert [name for name in ("serve", "migrate", "load") if name not in result.stdout] == []
+
+
+@pytest.mark.parametrize("command", ["migrate", "serve", "fsck"])
+@pytest.mark.parametrize("what", ["nobody listens", "no database", "no directory"])
+def test_a_database_that_cannot_be_used_is_told_in_a_sentence(
+    tmp_path: Path, command: str, what: str
+) -> None:
+    (tmp_path / "other.db").write_text("something else")
+    urls = {
+        "nobody listens": "postgresql://milepost:secret@127.0.0.1:1/milepost",
+        "no database": f"sqlite:///{tmp_path}/other.db",
+        "no directory": f"sqlite:///{tmp_path}/none/milepost.db",
+    }
+
+    ended = milepost(command, database_url=urls[what])
+
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert "secret" not in ended.stderr
+    assert re.search("The database (failed|schema is not up to date)", ended.stderr), ended.stderr
