@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -209,7 +210,13 @@ def ended_half_way(database_url: str, directory: Path, end: signal.Signals) -> t
         planted(database_url, "DELETE FROM index_date")
         with (directory / "reindex.log").open("wb") as log:
             reindex = subprocess.Popen(
-                command("reindex"), cwd=ROOT, env=environment(database_url), stdout=log, stderr=log
+                command("reindex"),
+                cwd=ROOT,
+                env=environment(database_url),
+                stdout=log,
+                stderr=log,
+                # whoever is started in the background of a shell inherits that SIGINT is ignored
+                preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
             )
         while reindex.poll() is None and not number(database_url, done):
             time.sleep(0.005)
