@@ -47,6 +47,8 @@ READERS = 4
 OPENING_SECONDS = 5.0  # in which whoever opens or closes the file alone has to be done
 CHECKPOINT_PAGES = 10_000  # ten times the default: pages that change again are copied back once
 PROGRESS_STEPS = 10_000
+# The writer looks seldom: each look waits for the interpreter lock, which the event loop has
+WRITING_STEPS = 1_000_000
 READING = ("SELECT", "WITH")
 AT_ONCE = 40  # rows; there is a text for each number of them
 INLINE_SECONDS = 0.002
@@ -103,7 +105,7 @@ class SqliteConnection:
             # A SELECT alone: SQLite undoes the whole transaction, and with it what others wrote in
             # the group, where an INSERT is interrupted
             self.raw.set_progress_handler(
-                lambda: self.selecting and time.monotonic() > self.until, PROGRESS_STEPS
+                lambda: self.selecting and time.monotonic() > self.until, WRITING_STEPS
             )
         self.raw.execute("PRAGMA busy_timeout = 0")
         self.numbers = numbers
