@@ -10,6 +10,7 @@ which no event loop runs.
 """
 
 import asyncio
+from pathlib import Path
 
 from alembic import context
 from sqlalchemy import Connection, create_engine, make_url
@@ -18,6 +19,7 @@ from sqlalchemy.pool import NullPool
 
 from app.config import Settings
 from app.db import metadata
+from app.private import SQLITE, make
 
 # Begins the transaction and waits until no other migration runs
 LOCK = {
@@ -41,7 +43,8 @@ def migrate(connection: Connection) -> None:
 
 
 def migrate_sqlite(url: str) -> None:
-    """Run the migrations on an SQLite file."""
+    """Run the migrations on an SQLite file; a new one is for nobody but its owner."""
+    make(Path(url.removeprefix(SQLITE)))
     # The driver would begin its own transactions, but none around DDL: so it begins none
     engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:

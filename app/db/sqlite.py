@@ -50,6 +50,7 @@ PROGRESS_STEPS = 10_000
 # The writer looks seldom: each look waits for the interpreter lock, which the event loop has
 WRITING_STEPS = 1_000_000
 READING = ("SELECT", "WITH")
+NUMBERED = ("resource_version", "audit")  # tables whose rows the writer numbers
 AT_ONCE = 40  # rows; there is a text for each number of them
 INLINE_SECONDS = 0.002
 INLINE_STEPS = 2_000  # about a tenth of a millisecond of SQLite's virtual machine
@@ -100,8 +101,6 @@ class SqliteConnection:
             self.raw.execute("PRAGMA journal_mode = WAL")
             self.raw.execute("PRAGMA synchronous = FULL")
             self.raw.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-            self.raw.create_function("current_xid", 0, lambda: self.xid)
-            self.raw.create_function("next_seq", 0, self._next_seq)
             # A SELECT alone: SQLite undoes the whole transaction, and with it what others wrote in
             # the group, where an INSERT is interrupted
             self.raw.set_progress_handler(
@@ -115,11 +114,9 @@ class SqliteConnection:
         self.meter = Meter()
         self.until = math.inf
         self.selecting = False
-        self.xid = self.seq = self.key = 0
-
-    def _next_seq(self) -> int:
-        self.seq += 1
-        return self.seq
+        self.xid = self.key = 0
+        self.seq = dict.fromkeys(NUMBERED, 0)  # the last row of each table
+        self.counted = 0  # the version of the file that these numbers are of
 
     async def rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Row]:
         given = [
@@ -181,16 +178,29 @@ class SqliteConnection:
         self.meter.seconds += time.monotonic() - began
 
     def _change(self, change: Change) -> None:
-        """Apply one change; a few rows are inserted at once.
+        """Apply one change; several rows are inserted at once.
 
         Each step of a statement gives up the interpreter lock and has to win it back from the
         event loop: one step for forty rows instead of forty.
         """
-        if change.kind == "insert" and 1 < len(change.rows) <= AT_ONCE:
-            values = [value for row in change.rows for value in row]
-            self.raw.execute(change_text(change, len(change.rows)), values)
-        else:
+        if change.kind not in ("insert", "add"):
             self.raw.executemany(change_text(change), change.rows)
+            return
+        numbered = change.kind == "insert" and change.table.name in NUMBERED
+        every = self._numbered(change) if numbered else change.rows
+        for start in range(0, len(every), AT_ONCE):
+            rows = every[start : start + AT_ONCE]
+            values = [value for row in rows for value in row]
+            self.raw.execute(change_text(change, len(rows)), values)
+
+    def _numbered(self, change: Change) -> Sequence[Row]:
+        """Return the rows of a change with the transaction and their numbers at the end.
+
+        A function of Python in the statement would have to win the interpreter lock for each row.
+        """
+        first = self.seq[change.table.name] + 1
+        self.seq[change.table.name] += len(change.rows)
+        return [(*row, self.xid, seq) for seq, row in enumerate(change.rows, first)]
 
     async def add(self, changes: Sequence[Change]) -> None:
         """Add them in the transaction: there is but one writer."""
@@ -234,32 +244,58 @@ class SqliteConnection:
                     raise Unavailable("the database file is locked by another process") from error
                 time.sleep(pause)
                 pause = min(pause * 2, 0.1)
-        self.key = self.raw.execute("SELECT coalesce(max(key), 0) FROM resource").fetchone()[0]
-        newest = "SELECT xid, seq FROM resource_version ORDER BY xid DESC, seq DESC LIMIT 1"
-        self.xid, self.seq = self.raw.execute(newest).fetchone() or (0, 0)
+        self._count_on()
 
-    def run(self, work: Work[T], until: float) -> T:
+    def _count_on(self) -> None:
+        """Go on counting where the file is; nothing is asked where only we have written to it."""
+        ((version,),) = self.raw.execute("PRAGMA data_version")
+        if version == self.counted:
+            return
+        self.key = self.raw.execute("SELECT coalesce(max(key), 0) FROM resource").fetchone()[0]
+        newest = {table: self._newest(table) for table in NUMBERED}
+        self.seq = {table: seq for table, (_, seq) in newest.items()}
+        self.xid = max(xid for xid, _ in newest.values())
+        self.counted = version
+
+    def _newest(self, table: str) -> tuple[int, int]:
+        """Return the last transaction that wrote rows of a table, and the last row's number."""
+        newest = f"SELECT xid, seq FROM {table} ORDER BY xid DESC, seq DESC LIMIT 1"
+        return self.raw.execute(newest).fetchone() or (0, 0)
+
+    def run(self, work: Work[T], until: float, *, first: bool) -> T:
         """Return the result of one transaction inside the open group, or undo it and raise.
 
-        Raises TooSlow where it is not done by `until`.
+        Before the `first` one there is nothing that a savepoint would keep. Raises TooSlow where it
+        is not done by `until`.
         """
         self.xid += 1
-        self.raw.execute("SAVEPOINT one")
+        if not first:
+            self.raw.execute("SAVEPOINT one")
         known = dict(self.fresh)
         self.until = until
         try:
             found = drive(work(self))
         except BaseException as error:
-            self.raw.execute("ROLLBACK TO one")
-            self.raw.execute("RELEASE one")
+            self._undo(first=first)
             self.fresh = known
             if _interrupted(error):
                 raise TooSlow from error
             raise
         finally:
             self.until = math.inf
-        self.raw.execute("RELEASE one")
+        if not first:
+            self.raw.execute("RELEASE one")
         return found
+
+    def _undo(self, *, first: bool) -> None:
+        """Undo one transaction; the group goes on, which begins again where this was its first."""
+        if not first:
+            self.raw.execute("ROLLBACK TO one")
+            self.raw.execute("RELEASE one")
+            return
+        if self.raw.in_transaction:
+            self.raw.execute("ROLLBACK")
+        self.begin_group()
 
     def commit_group(self) -> None:
         """Commit the group; numbers of new systems are shared only now."""
@@ -440,7 +476,7 @@ class SqliteDatabase:
         job = group[0]
         while True:
             try:
-                job.result = connection.run(job.work, job.until)
+                job.result = connection.run(job.work, job.until, first=job is group[0])
             except BaseException as error:
                 job.error = error
                 if not connection.raw.in_transaction:

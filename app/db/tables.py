@@ -88,14 +88,15 @@ resource_version = sa.Table(
     sa.Index("resource_version_seq", "seq"),
     sa.Index("resource_version_type_seq", "type", "seq"),
     sa.Index("resource_version_updated", "updated", "seq"),
-    # Columns that the statement itself fills: the transaction, and the order of writing
+    # Columns that nobody gives: the transaction, and the order of writing. On PostgreSQL the
+    # statement fills them, on SQLite the one writer counts
     info={
         "generated": {
             "postgresql": {
                 "xid": "pg_current_xact_id()::text::bigint",
                 "seq": "nextval('version_seq')",
             },
-            "sqlite": {"xid": "current_xid()", "seq": "next_seq()"},
+            "sqlite": {"xid": "?", "seq": "?"},
         }
     },
 )
@@ -340,3 +341,131 @@ deferred = sa.Table(
     _column("done", Small),
     _column("body", Bytes),
 )
+
+# --- who may ask (app.api.grants) ---------------------------------------------------------------
+
+account = sa.Table(
+    "account",
+    metadata,
+    sa.Column("id", Text, primary_key=True),
+    _column("name", Text),  # what one signs in with, folded
+    _column("kind", Text),  # one of access.KINDS
+    _column("roles", Text),  # with spaces between
+    _column("organization", Text),  # Organization/[id], "" for none
+    _column("fhir_user", Text),  # Practitioner/[id], Patient/[id], RelatedPerson/[id]
+    _column("password", Text),  # as argon2 writes it
+    _column("once", Small),  # 1: the password has to be changed when it is first used
+    _column("state", Small),  # 1 active, 0 disabled
+    _column("created", Key),
+    _column("failures", Int),  # wrong passwords since the last right one
+    _column("locked", Key),  # until when nobody can sign in
+    sa.UniqueConstraint("name", name="account_name"),
+)
+client = sa.Table(
+    "client",
+    metadata,
+    sa.Column("id", Text, primary_key=True),
+    _column("name", Text),
+    _column("kind", Text),  # public, symmetric, asymmetric
+    _column("secret", Bytes),  # SHA-256 of the secret of a symmetric one
+    _column("jwks", Text),  # the JSON Web Key Set of an asymmetric one, or
+    _column("jwks_uri", Text),  # where that is
+    _column("redirect_uris", Text),  # with spaces between
+    _column("grant_types", Text),  # with spaces between
+    _column("scope", Text),  # the most that it may be granted
+    _column("launch_uri", Text),
+    _column("logo_uri", Text),
+    _column("state", Small),  # 1 active, 0 revoked
+    _column("created", Key),
+    sa.UniqueConstraint("name", name="client_name"),
+)
+# Whatever is handed out as a secret text, by the SHA-256 of it: access and refresh tokens, codes,
+# launches, sessions; and the ids of assertions that were used
+token = sa.Table(
+    "token",
+    metadata,
+    sa.Column("hash", Bytes, primary_key=True),
+    _column("kind", Text),
+    _column("family", Text),  # what came of one authorization falls together
+    _column("client", Text),
+    _column("account", Text),
+    _column("scope", Text),
+    _column("context", Text),  # JSON: patient, encounter, redirect_uri, code_challenge ...
+    _column("issued", Key),
+    _column("expires", Key),
+    _column("state", Small),  # 1 good, 0 used or revoked
+    sa.Index("token_family", "family"),
+    sa.Index("token_expires", "expires"),
+)
+signing_key = sa.Table(
+    "signing_key",
+    metadata,
+    sa.Column("kid", Text, primary_key=True),
+    _column("jwk", Text),  # the private key
+    _column("created", Key),
+    _column("retired", Key),  # since when nothing is signed with it, 0 if it is in use
+)
+
+# --- who did what (app.fhir.audit) --------------------------------------------------------------
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", Key, primary_key=True, autoincrement=False),  # in order of time
+    _column("at", Key),  # microseconds
+    _column("xid", Key),
+    _column("seq", Key),
+    _column("agent", Text),
+    _column("code", Text),  # the interaction, or sign-in, token ...
+    _column("action", Text),  # C R U D E
+    _column("outcome", Small),  # 0, 4, 8, 12
+    _column("type", Small),  # the number of the resource type, 0 for none
+    _column("detail", Text),  # JSON: everything else
+    sa.Index("audit_agent", "agent", "id"),
+    sa.Index("audit_feed", "xid", "seq"),
+    info={
+        "generated": {
+            "postgresql": {
+                "xid": "pg_current_xact_id()::text::bigint",
+                "seq": "nextval('audit_seq')",
+            },
+            "sqlite": {"xid": "?", "seq": "?"},
+        }
+    },
+)
+audit_seq = sa.Sequence("audit_seq", metadata=metadata)
+audit_patient = _index_table("audit_patient", {"owner": Key, "id": Key}, ("owner", "id"))
+audit_seal = sa.Table(
+    "audit_seal",
+    metadata,
+    sa.Column("n", Key, primary_key=True, autoincrement=False),
+    _column("audit_id", Key),
+    _column("hash", Bytes),  # of the hash before it, and of the row
+)
+
+
+def unchanging(name: str, dialect: str) -> list[str]:
+    """Return what makes a database refuse to change or remove rows of a table.
+
+    Whoever may drop the trigger can go round it: that the chain of seals shows.
+    """
+    refusal = "a row of the audit trail stays as it is"
+    if dialect == "sqlite":
+        return [
+            f"CREATE TRIGGER {name}_no_{event} BEFORE {event.upper()} ON {name}"
+            f" BEGIN SELECT RAISE(ABORT, '{refusal}'); END"
+            for event in ("update", "delete")
+        ]
+    return [
+        "CREATE OR REPLACE FUNCTION audit_stays() RETURNS trigger LANGUAGE plpgsql"
+        f" AS 'BEGIN RAISE EXCEPTION ''{refusal}''; END'",
+        f"CREATE TRIGGER {name}_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON {name}"
+        " FOR EACH STATEMENT EXECUTE FUNCTION audit_stays()",
+    ]
+
+
+for _table in (audit, audit_patient, audit_seal):
+    for _dialect in ("sqlite", "postgresql"):
+        for _statement in unchanging(_table.name, _dialect):
+            _made = sa.DDL(_statement).execute_if(dialect=_dialect)  # type: ignore[no-untyped-call]
+            sa.event.listen(_table, "after_create", _made)

@@ -41,6 +41,13 @@ DESCRIPTIONS = {
         SELECT 'sequence', sequencename, 0, data_type::text,
                format('%s by %s', start_value, increment_by), cycle, NULL, NULL, NULL, NULL
         FROM pg_sequences WHERE schemaname = 'public'
+        UNION ALL
+        SELECT 'trigger', tgrelid::regclass::text, tgtype, tgname, pg_get_triggerdef(oid),
+               NULL, NULL, NULL, NULL, NULL
+        FROM pg_trigger WHERE NOT tgisinternal
+        UNION ALL
+        SELECT 'function', proname, 0, proname, prosrc, NULL, NULL, NULL, NULL, NULL
+        FROM pg_proc WHERE pronamespace = 'public'::regnamespace
     """,
 }
 
@@ -60,7 +67,7 @@ async def connected_to_postgresql(url: str, work: Callable[[Connection], T]) -> 
 
 
 def described(connection: Connection) -> list[tuple[Any, ...]]:
-    """Return every table, column, index, constraint and sequence of a schema, in a fixed order."""
+    """Return every table, column, index, constraint, trigger ... of a schema, in a fixed order."""
     rows = connection.execute(text(DESCRIPTIONS[connection.dialect.name]))
     return sorted((tuple(row) for row in rows), key=str)
 
