@@ -95,7 +95,8 @@ class Interaction:
     without parameters. `if_modified_since` is in microseconds; `prefer` is what `Prefer: return=`
     asked for, `handling` what `Prefer: handling=` did. `provenance` is the resource of
     X-Provenance as JSON. `url` is what the client wrote, for
-    messages.
+    messages, `request` the id of the request that it came with, `address` where
+    that came from.
     """
 
     code: str
@@ -116,6 +117,8 @@ class Interaction:
     handling: str = ""
     provenance: bytes = b""
     url: str = ""
+    request: str = ""
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import json
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, tzinfo
 from decimal import Decimal, DecimalException
@@ -414,6 +414,7 @@ def parse_token(text: str) -> Token:
 
 ID: Final = re.compile(r"[A-Za-z0-9.-]{1,64}", re.ASCII)
 
+POINTER: Final = re.compile(rb'"(?:reference|url)":("(?:[^"\\]|\\.)*")')
 REFERENCE: Final = re.compile(rb'"reference":"([^"\\]*(?:\\.[^"\\]*)*)"')
 
 LITERAL: Final = re.compile(
@@ -469,6 +470,12 @@ def references_in(raw: bytes) -> set[str]:
     """Return the text of each Reference in a compact resource, wherever it stands."""
     texts = REFERENCE.findall(raw)
     return {str(json.loads(b'"%b"' % t)) if b"\\" in t else t.decode() for t in texts}
+
+
+def links_in(raw: bytes) -> Iterator[str]:
+    """Yield the text of each Reference and URL of an attachment in a compact resource, in order."""
+    for text in POINTER.findall(raw):
+        yield str(json.loads(text)) if b"\\" in text else text[1:-1].decode()
 
 
 def split_canonical(text: str) -> tuple[str, str]:

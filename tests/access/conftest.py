@@ -42,9 +42,25 @@ def lasting_settings(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Settings]:
     """The settings of a server on a database that many tests read."""
+    yield from lasting(request, tmp_path_factory)
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def clinic_settings(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
+    """The settings of another such server, which searches by words."""
+    for settings in lasting(request, tmp_path_factory):
+        yield settings.model_copy(update={"text_search": True})
+
+
+def lasting(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
+    """Yield the settings of a server on a database of its own, on the engine of this run."""
     if request.param == "sqlite":
         template: Path = request.getfixturevalue("sqlite_template")
-        file = shutil.copyfile(template, tmp_path_factory.mktemp("world") / "milepost.db")
+        file = shutil.copy(template, tmp_path_factory.mktemp("world") / "milepost.db")
         yield Settings(database_url=f"sqlite:///{file}", base_url=BASE_URL)
         return
     server = request.getfixturevalue("postgresql_server")

@@ -20,10 +20,13 @@ async def test_everything_shows_what_the_policy_shows_and_nothing_else(door: Doo
     for body in RECORD:
         await door.put(body)
     finals = Match("status", "token", (Token(None, "final"),))
+    others = Not(Match("_id", "token", ("doctor",)))
     policies = {
         "own": Policy(otherwise=Member("Patient", "ada")),
         "no scores": Policy({("Observation", "search"): Not(finals)}),
-        "no staff": Policy({("Practitioner", "search"): Not(Match("_id", "token", ("doctor",)))}),
+        # what comes along is what may be read or searched
+        "no staff": Policy({("Practitioner", "search"): others, ("Practitioner", "read"): others}),
+        "staff to read": Policy({("Practitioner", "search"): others}),
         "masked": Policy(mask={"Patient": frozenset({"Patient.managingOrganization"})}),
         "hidden": Policy({("Patient", "read"): Not(All())}),
     }
@@ -38,6 +41,7 @@ async def test_everything_shows_what_the_policy_shows_and_nothing_else(door: Doo
         *("Observation/score", "Observation/later"),
     }
     assert set(named(replies["no staff"])) == (ADAS | AROUND) - {DOCTOR}
+    assert set(named(replies["staff to read"])) == ADAS | AROUND
     assert set(named(replies["masked"])) == (ADAS | AROUND) - {HOSPITAL, "Organization/trust"}
     assert replies["hidden"].status == 404
 
@@ -98,7 +102,7 @@ async def test_labels_cannot_be_changed_by_whoever_may_not_update(door: Door) ->
 
     reply = await door.under(finals).ask("POST", "Patient/bob/$meta-add", body)
 
-    assert reply.status == 404
+    assert reply.status == 403
     assert "tag" not in content(await door.get("Patient/bob"))["meta"]
 
 

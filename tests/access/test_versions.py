@@ -3,7 +3,7 @@
 import pytest
 
 from app.fhir.access import Policy
-from app.fhir.query import All, Match, Member, Not
+from app.fhir.query import All, And, Match, Member, Not, Owned, Query
 from app.fhir.values import Token
 from tests.access.door import Door, content, entries, named
 from tests.access.world import (
@@ -161,3 +161,96 @@ async def test_a_policy_sees_what_a_resource_is_now(door: Door) -> None:
 
     assert (shown, hidden) == (200, 404)
     assert content(await somebody.get("Patient?_id=ada"))["total"] == 0
+
+
+async def shared_once(door: Door) -> None:
+    """Put an Appointment that was of ada and bob, then of bob alone; and one the other way round.
+
+    A third belongs to both in both versions.
+    """
+    for id, first, then in (
+        ("left", ("ada", "bob"), ("bob",)),
+        ("joined", ("bob",), ("ada", "bob")),
+        ("both", ("ada", "bob"), ("ada", "bob")),
+    ):
+        await door.put(appointment(id, *first))
+        await door.put({**appointment(id, *then), "description": "changed"})
+
+
+async def versions_seen(door: Door) -> set[str]:
+    """Return the versions of these Appointments that are there, by each way to read them."""
+    names = [f"Appointment/{id}/_history/{n}" for id in ("left", "joined", "both") for n in (1, 2)]
+    read = {name for name in names if (await door.get(name)).status == 200}
+    listed: set[str] = set()
+    for level in ("Appointment/_history", "_history"):
+        for entry in entries(await door.get(f"{level}?_count=100")):
+            version = entry["resource"]["meta"]["versionId"]
+            listed.add(f"Appointment/{entry['resource']['id']}/_history/{version}")
+    assert listed == read
+    return {name.removeprefix("Appointment/").replace("/_history/", " ") for name in read}
+
+
+@pytest.mark.parametrize(
+    ("tree", "shown"),
+    [
+        (Owned("Patient", "bob"), {"left 2"}),
+        (Owned("Patient", "ada"), set()),
+        # what was shared is kept of nobody: once it is not current it is shown to neither
+        (Member("Patient", "bob"), {"left 2", "joined 1", "joined 2", "both 2"}),
+        (Member("Patient", "ada"), {"joined 2", "both 2"}),
+        # nor to whoever may not see one of the two: that it was hers is not known any more
+        (Not(Member("Patient", "ada")), {"left 2"}),
+        (Not(Member("Patient", "nobody")), {"left 2", "joined 1", "joined 2", "both 2"}),
+        (And((Member("Patient", "bob"), Not(RESTRICTED_ONES))), {"left 2", "joined 2", "both 2"}),
+        (All(), {f"{id} {n}" for id in ("left", "joined", "both") for n in (1, 2)}),
+    ],
+)
+async def test_a_version_is_shown_for_whose_it_was_then(
+    door: Door, tree: Query, shown: set[str]
+) -> None:
+    await shared_once(door)
+
+    assert await versions_seen(door.under(Policy(otherwise=tree))) == shown
+
+
+async def test_of_what_the_index_must_tell_only_the_current_version_is_there(door: Door) -> None:
+    for status in ("preliminary", "final", "amended"):
+        await door.put(observation(id="x", subject=reference("Patient/ada"), status=status))
+    amended = Match("status", "token", (Token(None, "amended"),))
+    somebody = door.under(where(Observation=And((Owned("Patient", "ada"), amended))))
+
+    versions = [(await somebody.get(f"Observation/x/_history/{n}")).status for n in (1, 2, 3, 4)]
+    listed = [
+        len(entries(await somebody.get(url))) for url in ("Observation/x/_history", "_history")
+    ]
+    total = content(await somebody.get("Observation/_history?_count=0"))["total"]
+
+    assert versions == [404, 404, 200, 404]
+    assert (listed, total) == ([1, 1], 1)
+
+
+async def test_what_was_undone_for_another_patient_shows_nothing_of_before(door: Door) -> None:
+    ada, bob = (
+        observation(id="x", subject=reference(f"Patient/{name}")) for name in ("ada", "bob")
+    )
+    await door.put(ada)
+    await door.ask("DELETE", "Observation/x")
+    before = [
+        (await door.under(Policy(otherwise=Owned("Patient", "ada"))).get("Observation/x")).status
+    ]
+    await door.put(bob)
+
+    seen = {
+        name: [
+            (
+                await door.under(Policy(otherwise=Owned("Patient", name))).get(
+                    f"Observation/x{way}"
+                )
+            ).status
+            for way in ("", "/_history/1", "/_history/2", "/_history/3", "/_history")
+        ]
+        for name in ("ada", "bob")
+    }
+
+    assert before == [410]
+    assert seen == {"ada": [404] * 5, "bob": [200, 404, 404, 200, 200]}

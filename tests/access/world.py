@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.fhir.access import Policy, Right
-from app.fhir.query import All, And, Chain, Has, Match, Member, Not, Nothing, Or, Query
+from app.fhir.query import All, And, Chain, Has, Match, Member, Not, Or, Owned, Query
 from app.fhir.values import Token
 from tests.support.resources import observation, patient, reference, resource
 
@@ -76,15 +76,19 @@ SHOWN_ONES = Match("_tag", "token", (Token(SHOWN["system"], "shown"),))
 OWN = Member("Patient", "ada")
 
 
+# A right with which there is nothing to see: without the right it would be a 403
+HIDDEN = Not(All())
+
+
 def where(**trees: Query) -> Policy:
-    """Return a policy with these trees for types, under every right, and nothing else."""
-    return Policy({(t, right): tree for t, tree in trees.items() for right in RIGHTS}, Nothing())
+    """Return a policy with these trees for types, under every right, that hides all else."""
+    return Policy({(t, right): tree for t, tree in trees.items() for right in RIGHTS}, HIDDEN)
 
 
 # A policy, and what of the world it shows
 POLICIES: dict[str, tuple[Policy, set[str]]] = {
     "everything": (Policy(), set(NAMES)),
-    "nothing": (Policy(otherwise=Nothing()), set()),
+    "nothing": (Policy(otherwise=HIDDEN), set()),
     "match": (
         Policy(otherwise=SHOWN_ONES),
         {"Patient/ada", "Observation/ada-open", "Observation/bob-secret"},
@@ -97,6 +101,19 @@ POLICIES: dict[str, tuple[Policy, set[str]]] = {
         Policy(otherwise=OWN),
         {"Patient/ada", "Observation/ada-open", "Observation/ada-secret", "Appointment/shared"},
     ),
+    "owned": (
+        Policy(otherwise=Owned("Patient", "ada")),
+        {"Patient/ada", "Observation/ada-open", "Observation/ada-secret"},
+    ),
+    "not owned": (
+        Policy(otherwise=Not(Owned("Patient", "ada"))),
+        set(NAMES) - {"Patient/ada", "Observation/ada-open", "Observation/ada-secret"},
+    ),
+    "owned, in part": (
+        Policy(otherwise=And((Owned("Patient", "ada"), Not(RESTRICTED_ONES)))),
+        {"Patient/ada", "Observation/ada-open"},
+    ),
+    "owned by what is not there": (Policy(otherwise=Owned("Patient", "nobody")), set()),
     "and": (
         Policy(otherwise=And((OWN, Not(RESTRICTED_ONES)))),
         {"Patient/ada", "Observation/ada-open", "Appointment/shared"},
@@ -173,4 +190,26 @@ POLICIES: dict[str, tuple[Policy, set[str]]] = {
         Policy(mask={"Patient": frozenset({"Patient.birthDate"})}),
         set(NAMES),
     ),
+}
+
+# Of an older version nothing is left in the index, so it is shown for what it is kept of it alone:
+# the Patient who owned it. The policies under which that is not all that they show
+OF_BOB = {"Patient/bob", "Observation/bob-open", "Observation/bob-secret", "Appointment/bob-only"}
+OF_ADA = {"Patient/ada", "Observation/ada-open", "Observation/ada-secret"}
+FIRST_VERSIONS: dict[str, set[str]] = {
+    "match": set(),
+    "not": set(),
+    "member": OF_ADA,
+    "owned, in part": set(),
+    "and": set(),
+    "or": OF_ADA,
+    "not a member": OF_BOB,
+    "not a member of what is not there": OF_ADA | OF_BOB,
+    "types of their own": {"Appointment/bob-only"},
+    "ids": set(),
+    "chain": set(),
+    "chain of two": set(),
+    "has": set(),
+    "has not": set(),
+    "what is between": set(),
 }

@@ -63,7 +63,7 @@ def both_settings(
     sqlite_template: Path, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[tuple[Settings, Settings]]:
     """The settings of two servers, one on each engine."""
-    file = shutil.copyfile(sqlite_template, tmp_path / "twin.db")
+    file = shutil.copy(sqlite_template, tmp_path / "twin.db")
     server = request.getfixturevalue("postgresql_server")
     for url in disposable(server, request.getfixturevalue("postgresql_template")):
         yield (

@@ -237,7 +237,7 @@ async def test_a_cursor_belongs_to_its_query_and_order(
 async def test_a_cursor_of_another_server_is_refused(
     thirty: httpx.AsyncClient, sqlite_template: Path, tmp_path: Path
 ) -> None:
-    file = shutil.copyfile(sqlite_template, tmp_path / "other.db")
+    file = shutil.copy(sqlite_template, tmp_path / "other.db")
     async with connected(Settings(database_url=f"sqlite:///{file}", base_url=BASE_URL)) as other:
         await fill(other)
         for query in ("_count=4", "_sort=birthdate&_count=4"):

@@ -48,9 +48,7 @@ def shelf(
         template: Path = request.getfixturevalue("sqlite_template")
         file = tmp_path_factory.mktemp(topic.name) / "milepost.db"
         yield (
-            Settings(
-                database_url=f"sqlite:///{shutil.copyfile(template, file)}", base_url=BASE_URL
-            ),
+            Settings(database_url=f"sqlite:///{shutil.copy(template, file)}", base_url=BASE_URL),
             topic,
         )
         return

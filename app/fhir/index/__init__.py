@@ -18,6 +18,6 @@ from app.fhir.index.indexer import OTHER_REFERENCES, Indexer, ParameterRows, Row
 
 # Which rows a resource has: raised whenever an unchanged resource would have others, because then
 # what is stored has to be indexed anew (`milepost reindex`)
-EXTRACTOR = 3
+EXTRACTOR = 4
 
 __all__ = ["EXTRACTOR", "OTHER_REFERENCES", "Indexer", "ParameterRows", "Rows", "resolve"]

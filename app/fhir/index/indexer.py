@@ -28,7 +28,15 @@ from app.fhir.index.extraction import (
 )
 from app.fhir.index.texts import all_words, narrative_words
 from app.fhir.path import parse
-from app.fhir.values import ALWAYS, bounded, parse_reference, references_in, stored_code
+from app.fhir.query import BINARY, CONTEXT, POINTS
+from app.fhir.values import (
+    ALWAYS,
+    bounded,
+    links_in,
+    parse_reference,
+    references_in,
+    stored_code,
+)
 from app.fhir.wire import Resource
 
 # The parameter that says when a resource happened: the first of these that a resource has a row
@@ -63,7 +71,9 @@ class Rows:
     sphere. A composite has the number of the element, then system and code of its first component,
     then system, code, lo and hi of its second; what a component has none of is "" and 0.0.
 
-    References that no search parameter reads, and are to no version, stand under OTHER_REFERENCES.
+    References that no search parameter reads, and are to no version, stand under OTHER_REFERENCES;
+    whatever points at a Binary stands under POINTS as well, and what a Binary names as its security
+    context under CONTEXT.
 
     Rows for a modifier stand under `code:text`, `code:identifier`, `code:of-type`; those of a
     composite's first and third component under `code:3`.
@@ -175,7 +185,11 @@ class Indexer:
         patients, others = compartments(compiled, resource.get("id", ""), references)
         return Rows(
             token=tokens,
-            reference=references + self.other_references(raw, references),
+            reference=(
+                *references,
+                *self.other_references(raw, references),
+                *self.binaries(resource, raw),
+            ),
             date=dates,
             quantity=quantities,
             string=strings,
@@ -205,6 +219,23 @@ class Indexer:
                 found[OTHER_REFERENCES, target.type, target.id] = None
         return tuple(sorted(found))
 
+    def binaries(self, resource: Resource, raw: bytes) -> tuple[tuple[str, str, str], ...]:
+        """Return rows for what of `raw` points at Binaries of this server, and for their context.
+
+        A reference to a version points at the Binary as well, and so does the URL of an attachment.
+        """
+        found: dict[tuple[str, str, str], None] = {}
+        for text in links_in(raw) if BINARY.encode() in raw else ():
+            target = parse_reference(text, self.base_url)
+            if target.type == BINARY and target.id:
+                found[POINTS, BINARY, target.id] = None
+        context = resource.get("securityContext")
+        if resource["resourceType"] == BINARY and isinstance(context, dict):
+            target = parse_reference(str(context.get("reference", "")), self.base_url)
+            if target.type in self.types and target.id:
+                found[CONTEXT, target.type, target.id] = None
+        return tuple(sorted(found))
+
     def parameter_kinds(self, kind: str) -> Mapping[str, ParameterRows]:
         """Return, for every parameter of a type by code, where its rows are."""
         return (self.compiled.get(kind) or self.compile(kind)).parameters
@@ -228,7 +259,7 @@ class Indexer:
                 *(f"{code}:{n}" for n in range(3, len(parameter.components) + 1)),
             )
         )
-        return (*searched, OTHER_REFERENCES)
+        return (*searched, OTHER_REFERENCES, *((POINTS, CONTEXT) if kind == BINARY else ()))
 
     def compile(self, kind: str) -> Extractor:
         """Return the extractor of a type, made and kept."""

@@ -6,8 +6,8 @@ https://hl7.org/fhir/R4/operations.html
 defines and of ours; each of the other modules performs one or a few of them.
 """
 
-from app.fhir.operations.operation import Call, Operation, Operations, Plan, Trial
+from app.fhir.operations.operation import Call, Operation, Operations, Plan, Trial, level
 from app.fhir.operations.parameters import given
 from app.fhir.operations.standard import standard
 
-__all__ = ["Call", "Operation", "Operations", "Plan", "Trial", "given", "standard"]
+__all__ = ["Call", "Operation", "Operations", "Plan", "Trial", "given", "level", "standard"]

@@ -49,7 +49,7 @@ async def document(call: Call) -> Reply | Plan | Trial:
         location = f"Bundle/{made}/_history/{stored.version}"
         return Reply(200, stored.body, stored.version, stored.updated, location)
 
-    write = Interaction("update", "Bundle", made, body=body, provenance=asked.provenance)
+    write = Interaction("create", "Bundle", made, body=body, provenance=asked.provenance)
     return Plan([write], answer)
 
 
@@ -77,7 +77,7 @@ async def _linked(call: Call, links: Sequence[Reference]) -> list[Entry]:
     """
     type = call.asked.type
     current = await fetched(call, {(link.type, link.id) for link in links if not link.version})
-    there = {(entry.type, entry.id, ""): entry._replace(key=0) for entry in current}
+    there = {(entry.type, entry.id, ""): Entry(0, *entry.shown) for entry in current}
     for link in links:
         if link.version:
             with suppress(FhirError):  # told below, with all others

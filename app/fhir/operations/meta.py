@@ -55,7 +55,7 @@ def changed(change: Callable[[Resource, Resource, Labels], Resource]) -> Perform
 
     async def perform(call: Call) -> Reply | Plan | Trial:
         asked, store = call.asked, call.store
-        await store.lock([(asked.type, asked.id)])
+        await store.lock(await store.reachable({(asked.type, asked.id): "update"}))
         held = _meta((await store.read(asked.type, asked.id)).body)
         meta = change(held, call.one("meta"), call.kept)
         write = Interaction(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from app.fhir.access import Right
 from app.fhir.errors import FhirError, Issue, refused
 from app.fhir.interaction import Interaction, Reply
 from app.fhir.query import Hidden, Language
@@ -85,6 +86,7 @@ class Operation:
     With `writes` it runs in a transaction, else in one snapshot. `on_versions` says that it may be
     called on a version as well; `criteria` that it takes the search parameters of its type beside
     its own; `paged` that its answers have pages; `right` names one that not every caller has.
+    `needs` are the rights for the type of the call, by its level; any one where nothing is said.
     """
 
     definition: Resource
@@ -94,6 +96,7 @@ class Operation:
     criteria: bool = False
     paged: bool = False
     right: str = ""
+    needs: Mapping[Level, tuple[Right, ...]] = field(default_factory=dict)
 
     @property
     def code(self) -> str:

@@ -9,6 +9,7 @@ naming R4's: what it says there is what it does, and where R4 leaves `affectsSta
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from app.fhir.access import Right
 from app.fhir.definitions import load_operations
 from app.fhir.operations.document import document
 from app.fhir.operations.erasing import erasing
@@ -63,18 +64,32 @@ def _row(**known: Any) -> Row:
     return lambda definition: Operation(definition, **known)
 
 
+# What an operation does to the type that it is called of
+READ: tuple[Right, ...] = ("read",)
+SEARCH: tuple[Right, ...] = ("search",)
+WALK: tuple[Right, ...] = ("read", "search")
+CHANGE: tuple[Right, ...] = ("read", "update")
+ERASE: tuple[Right, ...] = ("delete",)
 # By the id of the OperationDefinition: what performs it, and how
 ROWS: Mapping[str, Row] = {
-    "Resource-validate": _row(perform=validate),
-    "Resource-meta": _row(perform=shown, on_versions=True),
-    "Resource-meta-add": _row(perform=changed(added), writes=True),
-    "Resource-meta-delete": _row(perform=changed(deleted), writes=True),
-    "Patient-everything": _row(perform=everything, paged=True),
-    "Encounter-everything": _row(perform=everything, paged=True),
-    "Observation-lastn": _row(perform=lastn, criteria=True),
-    "Composition-document": _row(perform=document),
-    "Patient-purge": _row(perform=erasing(purge), writes=True, right="erase"),
-    "Resource-expunge": _row(perform=erasing(expunge), writes=True, right="erase"),
+    "Resource-validate": _row(perform=validate),  # of its modes, what the write needs that is tried
+    "Resource-meta": _row(
+        perform=shown,
+        on_versions=True,
+        needs={"system": SEARCH, "type": SEARCH, "instance": READ, "version": READ},
+    ),
+    "Resource-meta-add": _row(perform=changed(added), writes=True, needs={"instance": CHANGE}),
+    "Resource-meta-delete": _row(perform=changed(deleted), writes=True, needs={"instance": CHANGE}),
+    "Patient-everything": _row(perform=everything, paged=True, needs={"instance": WALK}),
+    "Encounter-everything": _row(perform=everything, paged=True, needs={"instance": WALK}),
+    "Observation-lastn": _row(perform=lastn, criteria=True, needs={"type": SEARCH}),
+    "Composition-document": _row(perform=document, needs={"type": READ, "instance": READ}),
+    "Patient-purge": _row(
+        perform=erasing(purge), writes=True, right="erase", needs={"instance": ERASE}
+    ),
+    "Resource-expunge": _row(
+        perform=erasing(expunge), writes=True, right="erase", needs={"instance": ERASE}
+    ),
 }
 
 # What a definition of R4 offers and this server does not

@@ -10,20 +10,17 @@ belongs to the patients at hand; what belongs to others stays out, even if the c
 shared appointment opens no second record.
 """
 
-import json
-import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from app.fhir.operations.operation import Call
 from app.fhir.query import And, Match, Member, Not, Nothing, Or, Present, Query, Search
 from app.fhir.store import Entry
-from app.fhir.values import Reference, parse_reference
+from app.fhir.values import Reference, links_in, parse_reference
 
 MOST = 1000  # resources that are taken along
 MOST_BYTES = 32 * 1024 * 1024
 PATIENT = "Patient"
-POINTER = re.compile(rb'"(?:reference|url)":("(?:[^"\\]|\\.)*")')
 
 Named = tuple[str, str]
 
@@ -75,8 +72,7 @@ def targets(call: Call, body: bytes) -> Iterator[Reference]:
     A link is a reference, or the URL of an attachment.
     """
     types = call.validator.definitions.type_numbers
-    for text in POINTER.findall(body):
-        link = str(json.loads(text)) if b"\\" in text else text[1:-1].decode()
+    for link in links_in(body):
         target = parse_reference(link, call.language.base_url)
         if target.id and target.type in types:
             yield target
@@ -104,7 +100,8 @@ async def fetched(
                 parts.append(Or((*(Member(PATIENT, one) for one in patients), nobodys)))
             if where is not None:
                 parts.append(where)
-            page = await call.store.search(Search(((type, And(tuple(parts))),), count=len(some)))
+            search = Search(((type, And(tuple(parts))),), count=len(some))
+            page = await call.store.search(search, "show")
             found += sorted(page.entries, key=lambda entry: entry.id)
     return found
 

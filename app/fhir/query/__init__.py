@@ -22,8 +22,12 @@ from app.fhir.query.language import (
 )
 from app.fhir.query.terms import TEXTS, hierarchy
 from app.fhir.query.tree import (
+    BINARY,
+    CONTEXT,
+    POINTS,
     All,
     And,
+    Attached,
     Chain,
     Composite,
     Has,
@@ -34,6 +38,7 @@ from app.fhir.query.tree import (
     Nothing,
     Or,
     Ordered,
+    Owned,
     Present,
     Query,
     Same,
@@ -42,13 +47,17 @@ from app.fhir.query.tree import (
 )
 
 __all__ = [
+    "BINARY",
     "COLUMNS",
+    "CONTEXT",
     "CURSOR",
+    "POINTS",
     "PRESENTATION",
     "RESULT_PARAMETERS",
     "TEXTS",
     "All",
     "And",
+    "Attached",
     "Chain",
     "Composite",
     "Has",
@@ -62,6 +71,7 @@ __all__ = [
     "Nothing",
     "Or",
     "Ordered",
+    "Owned",
     "Present",
     "Query",
     "Same",

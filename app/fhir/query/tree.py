@@ -149,4 +149,42 @@ class Member:
     id: str
 
 
-Query = All | Nothing | And | Or | Not | Match | Same | Present | Chain | Has | Member
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """Resources that lie in the compartment of one Patient and in that of no other Patient."""
+
+    type: str
+    id: str
+
+
+# What links Binaries stands in the index under these names, as what links others does under those
+# of their parameters: what points at one, and what one names as its security context
+BINARY, POINTS, CONTEXT = "Binary", "_reference:binary", "_reference:context"
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """Binaries of a resource that is shown: it points at them, or they name it as their context.
+
+    `shown` are trees, each with the types of which it shows something; made by policies, without a
+    text form. https://hl7.org/fhir/R4/binary.html#security-context
+    """
+
+    shown: "tuple[tuple[tuple[str, ...], Query], ...]"
+
+
+Query = (
+    All
+    | Nothing
+    | And
+    | Or
+    | Not
+    | Match
+    | Same
+    | Present
+    | Chain
+    | Has
+    | Member
+    | Owned
+    | Attached
+)

@@ -4,7 +4,7 @@
 what all of them know.
 """
 
-from app.fhir.rest.door import handle
+from app.fhir.rest.door import handle, recorded
 from app.fhir.rest.server import Server, refusal
 
-__all__ = ["Server", "handle", "refusal"]
+__all__ = ["Server", "handle", "recorded", "refusal"]

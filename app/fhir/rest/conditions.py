@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from app.fhir import bundle
+from app.fhir.access import Right
 from app.fhir.bundle import Entry
 from app.fhir.errors import FhirError, refused
 from app.fhir.interaction import ID, Interaction, Pairs, parse_query
@@ -27,6 +28,12 @@ from app.fhir.store import Current, Store
 from app.fhir.wire import Buffer, compact, encode, fields, join
 
 WRITES = frozenset({"create", "update", "patch", "delete"})
+RIGHTS: Mapping[str, Right] = {
+    "read": "search",
+    "update": "update",
+    "patch": "update",
+    "delete": "delete",
+}
 MOST_DELETED = 100  # by one conditional delete that says no `_count`
 NOT_CRITERIA = frozenset({"_format", "_pretty"})  # http.html#parameters: of every interaction
 
@@ -45,6 +52,23 @@ class Resolved:
     locked: Mapping[Identity, Current]
 
 
+def claims(store: Store, asked: Interaction) -> bool:
+    """Return whether a write creates what it names where that is not there (http.html#upsert).
+
+    Whoever names a version expects the resource to be there: no row is made for it.
+    """
+    return asked.code == "update" and not asked.if_match and store.caller.policy.names(asked.type)
+
+
+async def reachable(store: Store, writes: Sequence[Interaction]) -> list[Identity]:
+    """Return what of some writes their caller may know of: nothing else is locked, or waited for.
+
+    A conditional create that found its resource locks it as well.
+    """
+    rights = {(i.type, i.id): RIGHTS[i.code] for i in writes}
+    return await store.reachable(rights)
+
+
 def conditional(asked: Interaction) -> bool:
     """Return whether a write says by criteria what it is about."""
     return bool(asked.if_none_exist) if asked.code == "create" else not asked.id
@@ -61,9 +85,8 @@ async def resolve(server: Server, store: Store, entries: Sequence[Entry]) -> Res
     while True:
         writes = [plain for e in asked for plain in _plain(server, e, found.get(e.place))]
         named = [e.interaction for e in writes if e.interaction.code != "create"]
-        # whoever names a version expects the resource to be there: no row is made for it
-        claimed = {(i.type, i.id) for i in named if i.code == "update" and not i.if_match}
-        locked = await store.lock([(i.type, i.id) for i in named], claimed) if named else {}
+        claimed = {(i.type, i.id) for i in named if claims(store, i)}
+        locked = await store.lock(await reachable(store, named), claimed) if named else {}
         again = await _found(server, store, asked) if named else found  # a lock may have waited
         if again == found:
             return Resolved(writes, twins, locked)

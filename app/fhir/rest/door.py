@@ -7,16 +7,19 @@ an OperationOutcome.
 """
 
 import logging
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
 from app import db
 from app.fhir.access import Caller
+from app.fhir.audit import UNAUDITED, Line
 from app.fhir.errors import FhirError, Issue
 from app.fhir.interaction import Interaction, Reply
 from app.fhir.rest.operating import operate
 from app.fhir.rest.provenance import check_taken
 from app.fhir.rest.reading import PERFORM, capabilities
+from app.fhir.rest.rights import check
 from app.fhir.rest.server import Server, refusal
 from app.fhir.rest.transactions import process
 from app.fhir.rest.writing import write
@@ -29,9 +32,29 @@ ATTEMPTS = 5
 
 
 async def handle(server: Server, caller: Caller, asked: Interaction) -> Reply:
+    """Return the answer to one request, once it is in the audit trail."""
+    trail = server.trail
+    if trail is None or asked.code in UNAUDITED:
+        return await replied(server, caller, asked, None)
+    line = Line(trail, server.now, caller, asked)
+    reply = await replied(server, caller, asked, line)
+    return await recorded(line.end(reply.status), reply)
+
+
+async def recorded(noting: Coroutine[Any, Any, None], reply: Reply) -> Reply:
+    """Return the reply once it is noted; a 503 in its place where that fails."""
+    try:
+        await noting
+    except Exception as error:
+        log.error("The audit trail cannot be written: %s", fault(error))
+        return _failure("transient", "What nobody can record cannot be answered", 503)
+    return reply
+
+
+async def replied(server: Server, caller: Caller, asked: Interaction, line: Line | None) -> Reply:
     """Return the answer to one request; whatever goes wrong is an answer too."""
     try:
-        return await answered(server, caller, asked)
+        return await answered(server, caller, asked, line)
     except FhirError as error:
         return refusal(error)
     except db.Unavailable as error:
@@ -44,7 +67,9 @@ async def handle(server: Server, caller: Caller, asked: Interaction) -> Reply:
         return _failure("exception", "The server failed; the failure was logged", 500)
 
 
-async def answered(server: Server, caller: Caller, asked: Interaction) -> Reply:
+async def answered(
+    server: Server, caller: Caller, asked: Interaction, line: Line | None = None
+) -> Reply:
     """Return the answer under the definitions in force.
 
     A write that turns out to know older ones is made again; a search that is refused may have
@@ -52,8 +77,10 @@ async def answered(server: Server, caller: Caller, asked: Interaction) -> Reply:
     """
     for _ in range(ATTEMPTS):
         known = server.newest()
+        if line is not None:
+            line.clear()
         try:
-            return await _dispatch(known, caller, asked)
+            return await _dispatch(known, caller, asked, line)
         except db.Outdated:
             await server.editions.renew()
         except FhirError:
@@ -74,20 +101,25 @@ def _failure(code: str, text: str, status: int) -> Reply:
     return replace(refusal(FhirError([Issue("error", code, text)], status)), extra=extra)
 
 
-async def _dispatch(server: Server, caller: Caller, asked: Interaction) -> Reply:
+async def _dispatch(server: Server, caller: Caller, asked: Interaction, line: Line | None) -> Reply:
+    seen = line.seen if line is not None else None
+
     def opened(connection: db.Connection) -> Store:
-        return Store(connection, server.catalogue, caller)
+        return Store(connection, server.catalogue, caller, seen)
 
     if asked.provenance and asked.code != "operation":  # of these, only what they do tells
         check_taken(asked)
+    if (answer := server.sources.get(asked.type)) and asked.code != "operation":
+        return await answer(server.language, server.catalogue, caller, asked, seen)
+    check(server, caller, asked)
     perform = PERFORM.get(asked.code)
     match asked.code:
         case "capabilities":
             return capabilities(server, asked)
         case "operation":
-            return await operate(server, caller, asked)
+            return await operate(server, caller, asked, line)
         case "batch":
-            return await process(server, caller, asked, handle)
+            return await process(server, caller, asked, replied, line)
         case "read" | "vread" if perform:
             return await server.database.read(lambda c: perform(server, opened(c), asked))
         case (
@@ -99,4 +131,4 @@ async def _dispatch(server: Server, caller: Caller, asked: Interaction) -> Reply
             | "history-system"
         ) if perform:
             return await server.database.search(lambda c: perform(server, opened(c), asked))
-    return await write(server, caller, asked)
+    return await write(server, caller, asked, line)

@@ -4,11 +4,13 @@ https://hl7.org/fhir/R4/operations.html
 """
 
 from app.fhir.access import Caller
+from app.fhir.audit import Line
 from app.fhir.errors import FhirError, Issue
 from app.fhir.interaction import Interaction, Reply
 from app.fhir.operations import Call, Operation, Plan, Trial, given
 from app.fhir.rest.provenance import check_taken
 from app.fhir.rest.reading import hidden_from
+from app.fhir.rest.rights import check, check_operation
 from app.fhir.rest.server import Server
 from app.fhir.rest.writing import made, prepared_for, transact
 from app.fhir.store import Store
@@ -22,9 +24,10 @@ class Undone(Exception):
         super().__init__()
 
 
-async def operate(server: Server, caller: Caller, asked: Interaction) -> Reply:
+async def operate(server: Server, caller: Caller, asked: Interaction, line: Line | None) -> Reply:
     """Return the answer to a call of an operation."""
     operation = server.operations.called(asked)
+    check_operation(server, caller, operation, asked)
     values = given(operation, asked, server.validator)
 
     async def performed(store: Store) -> Reply | Plan | Trial:
@@ -40,13 +43,14 @@ async def operate(server: Server, caller: Caller, asked: Interaction) -> Reply:
         return await _carried_out(server, store, found) if isinstance(found, Plan) else found
 
     if operation.writes:
-        return await transact(server, caller, work)
+        return await transact(server, caller, work, line)
+    seen = line.seen if line is not None else None
     found = await server.database.search(
-        lambda connection: performed(Store(connection, server.catalogue, caller))
+        lambda connection: performed(Store(connection, server.catalogue, caller, seen))
     )
     if isinstance(found, Plan):
         plan = found
-        return await transact(server, caller, lambda store: _carried_out(server, store, plan))
+        return await transact(server, caller, lambda store: _carried_out(server, store, plan), line)
     return await _tried(server, caller, found) if isinstance(found, Trial) else found
 
 
@@ -75,6 +79,7 @@ async def _carried_out(server: Server, store: Store, plan: Plan) -> Reply:
     """Make the writes of a plan, and return its answer."""
     await store.begin()
     for write in plan.writes:
+        check(server, store.caller, write)
         await made(server, store, write, prepared_for(server, write))
     return await plan.answer(store)
 
@@ -84,6 +89,7 @@ async def _tried(server: Server, caller: Caller, trial: Trial) -> Reply:
 
     A failure that is not the write's own is no answer, but a failure of the call.
     """
+    check(server, caller, trial.write)
     issues: tuple[Issue, ...] = ()
 
     async def work(store: Store) -> Reply:

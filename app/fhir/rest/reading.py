@@ -26,6 +26,7 @@ from app.fhir.query import (
     unparse,
     written_as,
 )
+from app.fhir.rest.rights import searched
 from app.fhir.rest.server import Perform, Server, check_parameters, matches
 from app.fhir.store import Store, Version, instant
 from app.fhir.values import Interval, parse_date
@@ -134,6 +135,9 @@ async def search(server: Server, store: Store, asked: Interaction) -> Reply:
         lenient=asked.handling == "lenient" or (server.language.lenient and not asked.handling),
         within=member,
     )
+    if not asked.type:
+        may = searched(store.caller, (type for type, _ in parsed.arms))
+        parsed = replace(parsed, arms=tuple(arm for arm in parsed.arms if arm[0] in may))
     if parsed.explain and not store.caller.policy.open:
         text = "_explain tells of rows that you may not see"
         raise refused("forbidden", text, "http._explain")

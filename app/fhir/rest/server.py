@@ -1,11 +1,13 @@
 """What the process knows, and what every interaction checks."""
 
 import math
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from app import db
+from app.fhir.access import Caller
+from app.fhir.audit import Trail
 from app.fhir.cut import Cutter
 from app.fhir.definitions import Definitions
 from app.fhir.edition import Edition, Editions
@@ -13,11 +15,15 @@ from app.fhir.errors import FhirError, outcome, refused
 from app.fhir.interaction import Interaction, Reply
 from app.fhir.operations import Operations
 from app.fhir.query import PRESENTATION, Language
-from app.fhir.store import Catalogue, Store
+from app.fhir.store import Catalogue, Seen, Store
 from app.fhir.validation import Validator
 from app.fhir.wire import encode
 
 Perform = Callable[["Server", Store, Interaction], Coroutine[Any, Any, Reply]]
+# Answers every interaction with a type, and says what of it was seen
+Source = Callable[
+    [Language, Catalogue, Caller, Interaction, list[Seen] | None], Coroutine[Any, Any, Reply]
+]
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,8 @@ class Server:
 
     `now` gives microseconds since 1970, cut to milliseconds (the precision of lastUpdated);
     `new_id` a fresh id. `edition` is what a request knows of the definitions in force from its
-    beginning to its end, `editions` has the newest.
+    beginning to its end, `editions` has the newest. `trail` is where what happens is noted; without
+    one nothing is. `sources` answer for types that are not in the store.
     """
 
     base_url: str
@@ -42,6 +49,8 @@ class Server:
     max_bundle_entries: int = 10_000
     max_resource_bytes: int = 16 * 1024 * 1024
     batch_seconds: float = math.inf
+    trail: Trail | None = None
+    sources: Mapping[str, Source] = field(default_factory=dict)
 
     @property
     def definitions(self) -> Definitions:

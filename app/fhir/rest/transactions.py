@@ -12,12 +12,14 @@ from dataclasses import replace
 
 from app.fhir import bundle
 from app.fhir.access import Caller
+from app.fhir.audit import Line
 from app.fhir.bundle import Entry, Links
 from app.fhir.errors import STATUS, FhirError, Issue, refused
 from app.fhir.interaction import Interaction, Reply, parse_query
 from app.fhir.manifest import Identity
 from app.fhir.rest.conditions import WRITES, Resolved, find, placed, resolve
 from app.fhir.rest.reading import PERFORM
+from app.fhir.rest.rights import check as entitled
 from app.fhir.rest.server import Server, check_parameters, refusal
 from app.fhir.rest.writing import (
     Prepared,
@@ -39,10 +41,12 @@ from app.fhir.wire import compact, decode, fields
 
 BREATH = 20  # entries of a Bundle between two turns of the event loop
 
-Handle = Callable[[Server, Caller, Interaction], Awaitable[Reply]]
+Handle = Callable[[Server, Caller, Interaction, Line | None], Awaitable[Reply]]
 
 
-async def process(server: Server, caller: Caller, asked: Interaction, handle: Handle) -> Reply:
+async def process(
+    server: Server, caller: Caller, asked: Interaction, handle: Handle, line: Line | None
+) -> Reply:
     """Run the entries of a Bundle one by one, or as one transaction (http.html#transaction)."""
     check_parameters(asked, ())
     raw = compact(asked.body, "Bundle")
@@ -55,12 +59,24 @@ async def process(server: Server, caller: Caller, asked: Interaction, handle: Ha
     if issues:
         raise FhirError(issues)
     if kind == "batch":
-        return await _batch(server, caller, asked, entries, handle)
+        return await _batch(server, caller, asked, entries, handle, line)
+    if line is not None:
+        line.code = "transaction"
     for entry in entries:
         if entry.interaction.code not in WRITES and entry.interaction.code not in PERFORM:
             text = "This interaction cannot be part of a transaction, but of a batch"
             raise refused("not-supported", text, f"{entry.place}.request.url")
-    return await transact(server, caller, lambda store: _transaction(server, store, asked, entries))
+        if answer := server.sources.get(entry.interaction.type):
+            if entry.interaction.code in WRITES:
+                with placed(entry):  # it says why not
+                    await answer(server.language, server.catalogue, caller, entry.interaction, None)
+            text = f"{entry.interaction.type} cannot be part of a transaction, but of a batch"
+            raise refused("not-supported", text, f"{entry.place}.request.url")
+        with placed(entry):
+            entitled(server, caller, entry.interaction)
+    return await transact(
+        server, caller, lambda store: _transaction(server, store, asked, entries), line
+    )
 
 
 async def _batch(
@@ -69,6 +85,7 @@ async def _batch(
     asked: Interaction,
     entries: Sequence[Entry],
     handle: Handle,
+    line: Line | None,
 ) -> Reply:
     """Answer each entry as if it had come alone: one may fail without the others.
 
@@ -77,16 +94,21 @@ async def _batch(
     answers = []
     until = server.now() + server.batch_seconds * 1_000_000
     for entry in entries:
-        inner = replace(entry.interaction, prefer=asked.prefer, handling=asked.handling)
+        inner = replace(
+            entry.interaction, prefer=asked.prefer, handling=asked.handling, request=asked.request
+        )
         if asked.provenance and inner.code in WRITES:
             inner = replace(inner, provenance=asked.provenance)
+        own = line.entry(inner) if line is not None else None
         if server.now() > until:
             text = f"The batch was stopped after {server.batch_seconds:g} s, before this entry"
             reply = refusal(refused("timeout", text))
         elif entry.refusal:
             reply = refusal(entry.refusal)
         else:
-            reply = await handle(server, caller, inner)
+            reply = await handle(server, caller, inner, own)
+        if line is not None and own is not None:
+            line.ended(own, reply.status)
         answers.append(_answer(entry, reply, asked.prefer))
     return Reply(200, bundle.response("batch", answers))
 
@@ -111,7 +133,8 @@ async def _transaction(
     targets = _full_urls(wanted, resolved)
     async for ready in _resolvable(server, store, bundle.in_order(writes), targets):
         if store.written:  # what an earlier round refers to has a row by now
-            locked |= await store.lock([(e.interaction.type, e.interaction.id) for e in ready])
+            made = [e.interaction for e in ready if e.interaction.code == "create"]
+            locked |= await store.lock([(one.type, one.id) for one in made])
         links = Links(targets, server.definitions)
         async for entry, prepared in _prepared(server, ready, links):
             inner = entry.interaction
@@ -240,6 +263,7 @@ async def _conditional(server: Server, store: Store, reference: str) -> str | No
     type, _, query = reference.partition("?")
     if type not in server.definitions.type_numbers:
         raise refused("value", f"A conditional reference to {type[:64]!r}, which is no type")
+    entitled(server, store.caller, Interaction("search-type", type))
     found = await find(server, store, type, parse_query(query), "A conditional reference")
     return f"{type}/{found[0]}" if found else None
 

@@ -10,20 +10,22 @@ id), both do.
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from app import db
 from app.fhir import bundle, patch
-from app.fhir.access import Caller
+from app.fhir.access import Caller, Right
+from app.fhir.audit import Line
 from app.fhir.bundle import Entry
 from app.fhir.errors import STATUS, FhirError, Issue, outcome, refused
 from app.fhir.interaction import Interaction, Reply
 from app.fhir.manifest import Identity
 from app.fhir.rest import provenance
-from app.fhir.rest.conditions import conditional, resolve
+from app.fhir.rest.conditions import claims, conditional, reachable, resolve
 from app.fhir.rest.referential import NOWHERE, Findings, look
 from app.fhir.rest.server import Server, check_parameters, matches
-from app.fhir.store import CREATED, LIVE, Current, Store, Version, refusals
+from app.fhir.store import CREATED, LIVE, Current, Store, Version, nothing, refusals
 from app.fhir.wire import Resource, compact, decode, encode
 
 
@@ -35,15 +37,17 @@ class Prepared:
     resource: Resource
 
 
-async def write(server: Server, caller: Caller, asked: Interaction) -> Reply:
+async def write(
+    server: Server, caller: Caller, asked: Interaction, line: Line | None = None
+) -> Reply:
     """Run one write as a transaction of its own."""
     prepared = prepared_for(server, asked)
 
     async def work(store: Store) -> Reply:
-        reply = await made(server, store, asked, prepared)
+        reply = await made(server, store, asked, prepared, line)
         return await whole(store, asked, reply) if asked.prefer in ("", "representation") else reply
 
-    return preferred(await transact(server, caller, work), asked)
+    return preferred(await transact(server, caller, work, line), asked)
 
 
 def prepared_for(server: Server, asked: Interaction) -> Prepared | None:
@@ -55,27 +59,39 @@ def prepared_for(server: Server, asked: Interaction) -> Prepared | None:
 
 
 async def made(
-    server: Server, store: Store, asked: Interaction, prepared: Prepared | None
+    server: Server,
+    store: Store,
+    asked: Interaction,
+    prepared: Prepared | None,
+    line: Line | None = None,
 ) -> Reply:
-    """Make one write in a transaction that may go on; return its answer."""
+    """Make one write in a transaction that may go on; return its answer.
+
+    With a `line` nothing else is written: it goes into the database with the last statement.
+    """
     if server.referential_integrity != "off":
         await store.begin()
     reply = await _perform_write(server, store, asked, prepared)
-    found = await settled(server, store, asked)
+    told = partial(line.changes, reply.status) if line is not None else nothing
+    found = await settled(server, store, asked, beside=told)
     issues = (*reply.issues, *(issue for some in found.values() for issue in some))
     return replace(reply, issues=issues) if found else reply
 
 
 async def settled(
-    server: Server, store: Store, asked: Interaction, entries: Mapping[Identity, str] = NOWHERE
+    server: Server,
+    store: Store,
+    asked: Interaction,
+    entries: Mapping[Identity, str] = NOWHERE,
+    beside: Callable[[], Sequence[db.Change]] = nothing,
 ) -> Findings:
     """Write what is staged with its Provenance; return what is to be said of broken references.
 
-    `entries` are the places in a Bundle of what was written.
+    `entries` are the places in a Bundle of what was written; `beside` is written with it.
     """
     if asked.provenance:
         attest(server, store, asked)
-    await store.flush()
+    await store.flush(beside)
     return await look(server, store, entries)
 
 
@@ -92,13 +108,27 @@ def attest(server: Server, store: Store, asked: Interaction) -> None:
 
 
 async def transact(
-    server: Server, caller: Caller, work: Callable[[Store], Coroutine[Any, Any, Reply]]
+    server: Server,
+    caller: Caller,
+    work: Callable[[Store], Coroutine[Any, Any, Reply]],
+    line: Line | None = None,
 ) -> Reply:
-    """Return the reply of one transaction; definitions that it has changed are then in force."""
+    """Return the reply of one transaction; definitions that it has changed are then in force.
+
+    Its `line` is committed with it.
+    """
+    seen = line.seen if line is not None else None
+    before = len(seen) if seen is not None else 0
 
     async def opened(connection: db.Connection) -> tuple[Reply, int]:
-        store = Store(connection, server.catalogue, caller)
-        return await work(store), store.version
+        store = Store(connection, server.catalogue, caller, seen)
+        if line is not None:  # it may begin again
+            line.written = False
+            del line.seen[before:]
+        reply = await work(store)
+        if line is not None and not line.written:
+            await connection.change(line.changes(reply.status), final=True)
+        return reply, store.version
 
     reply, version = await server.database.write(opened)
     if version != server.catalogue.version:
@@ -116,11 +146,10 @@ async def _perform_write(
         resolved = await resolve(server, store, [Entry("", interaction=asked)])
         plain, locked = [entry.interaction for entry in resolved.writes], resolved.locked
     elif asked.code == "create" and prepared is not None:
-        return create(store, asked, server.new_id(), prepared, now)
+        return create(store, asked, asked.id or server.new_id(), prepared, now)
     else:
-        # whoever names a version expects the resource to be there: no row is made for it
-        claimed = [(asked.type, asked.id)] if asked.code == "update" and not asked.if_match else []
-        plain, locked = [asked], await store.lock([(asked.type, asked.id)], claimed)
+        claimed = [(asked.type, asked.id)] if claims(store, asked) else []
+        plain, locked = [asked], await store.lock(await reachable(store, [asked]), claimed)
     replies = [
         await _stage(server, store, one, locked.get((one.type, one.id)), prepared, now)
         for one in plain
@@ -162,8 +191,10 @@ async def whole(store: Store, asked: Interaction, reply: Reply) -> Reply:
     """Return the answer to a write with the resource, which one that changed nothing leaves out."""
     if reply.body or reply.status >= 204:
         return reply
+    if not store.caller.policy.may(asked.type, "show"):
+        return reply
     id = reply.location.split("/")[1]
-    return replace(reply, body=(await store.read(asked.type, id)).body)
+    return replace(reply, body=(await store.read(asked.type, id, "show")).body)
 
 
 def preferred(reply: Reply, asked: Interaction) -> Reply:
@@ -240,26 +271,42 @@ async def update(
     store: Store, asked: Interaction, current: Current | None, prepared: Prepared, now: int
 ) -> Reply:
     """Stage a new version, or the first one under the client's id (http.html#update, #upsert)."""
+    current = await _within_reach(store, asked, current, "update")
     exists = current is not None and current.state == LIVE
-    hidden = current and exists and not await store.visible(current, asked.type, "update")
-    _require_version(asked, None if hidden else current)
-    if hidden:
+    if not exists and not store.caller.policy.names(asked.type):
         raise refused("not-found", f"There is no {asked.type}/{asked.id}")
+    _require_version(asked, current)
     version, _ = store.put(asked.type, asked.id, prepared.raw, prepared.resource, current, now)
     return written(version, 201 if version.op == CREATED else 200)
 
 
 async def delete(store: Store, asked: Interaction, current: Current | None, now: int) -> Reply:
     """Stage a deletion; what is not there counts as deleted: 204 (http.html#delete)."""
-    if current and (
-        current.state != LIVE or not await store.visible(current, asked.type, "delete")
-    ):
+    current = await _within_reach(store, asked, current, "delete")
+    if current and current.state != LIVE:
         current = None
     _require_version(asked, current)
     if current is None:
         return Reply(204)
     version = store.delete(asked.type, asked.id, current, now)
     return Reply(204, b"", version.version, version.updated)
+
+
+async def _within_reach(
+    store: Store, asked: Interaction, current: Current | None, right: Right
+) -> Current | None:
+    """Return the row that is to be written, None if the caller may not know that it is there.
+
+    Raises a 403 where the caller may know of it, but not do this to it.
+    """
+    if current is None or current.state != LIVE:
+        return current
+    policy = store.caller.policy
+    if not await store.visible(current, asked.type, policy.sight(asked.type, right)):
+        return None
+    if not await store.visible(current, asked.type, right):
+        raise refused("forbidden", f"You may not {right} this {asked.type}")
+    return current
 
 
 def _require_version(asked: Interaction, current: Current | None) -> None:
@@ -288,7 +335,7 @@ def written(version: Version, status: int) -> Reply:
 
 async def existing(store: Store, asked: Interaction) -> Reply:
     """Return the answer of a conditional create that found its resource (http.html#ccreate)."""
-    return written(await store.read(asked.type, asked.id), 200)
+    return written(await store.read(asked.type, asked.id, "show"), 200)
 
 
 async def patched(
@@ -299,6 +346,7 @@ async def patched(
     Raises a 404 or 410 where there is nothing to patch.
     """
     found = await store.read(asked.type, asked.id)
+    current = await _within_reach(store, asked, current, "update")
     _require_version(asked, current)
     if store.caller.policy.mask.get(asked.type):
         # what is masked would be lost, and could be asked for by a patch that tests it

@@ -5,7 +5,7 @@ Rule: `visible()` is the only way to name a resource. Values never enter the tex
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -40,28 +40,64 @@ class Binder:
         return name if many else sa.bindparam(name, type_=kind)
 
 
-def condition(shape: Shape, r: Any, bind: Binder, owner: Any = None) -> Clause:
-    """Return whether the resource row `r` satisfies a shape."""
-    owner = r.c.owner if owner is None else owner
+class Past(NamedTuple):
+    """A version that is asked about in the place of its resource: its owner, whether it is current.
+
+    Of an older version no index row is left. So what is not its owner's cannot be known of it; and
+    what is not known is what hides it, which under a Not (`denied`) is that it fits.
+    """
+
+    owner: Any
+    current: Clause
+    denied: bool = False
+
+
+def condition(shape: Shape, r: Any, bind: Binder, past: Past | None = None) -> Clause:
+    """Return whether the resource row `r` satisfies a shape; of a `past` version, whether that did.
+
+    A past version is judged by what is kept of it (`Past`).
+    """
     match shape[0]:
         case "all":
             return sa.true()
         case "nothing":
             return sa.false()
         case "not":
-            return sa.not_(condition(shape[1], r, bind, owner))
+            other = past and past._replace(denied=not past.denied)
+            return sa.not_(condition(shape[1], r, bind, other))
         case "and":
-            return all_of([condition(part, r, bind, owner) for part in shape[1:]])
+            return all_of([condition(part, r, bind, past) for part in shape[1:]])
         case "or":
-            return any_of([condition(part, r, bind, owner) for part in shape[1:]])
+            return any_of([condition(part, r, bind, past) for part in shape[1:]])
         case "types":
-            return _by_type(shape, r, bind, lambda part: condition(part, r, bind, owner))
+            return _by_type(shape, r, bind, lambda part: condition(part, r, bind, past))
+        case "owned":
+            return _owned(past.owner if past else r.c.owner, bind)
         case "member":
             c = db.compartment.alias()
-            shared = sa.select(c.c.key).where(c.c.key == r.c.key)
-            # nobody has the key -1: what is not there has no members, also under a Not
-            own = owner == sa.func.coalesce(key_of(bind), sa.literal_column("-1"))
-            return sa.or_(own, fence(shared.where(c.c.comp == key_of(bind))))
+            own = _owned(past.owner if past else r.c.owner, bind)
+            shared = fence(sa.select(c.c.key).where(c.c.key == r.c.key, c.c.comp == key_of(bind)))
+            if past is None:
+                return sa.or_(own, shared)
+            several = sa.and_(sa.not_(past.current), past.owner == NONE) if past.denied else None
+            now = sa.and_(past.current, shared)
+            return sa.or_(own, now) if several is None else sa.or_(own, now, several)
+    now = _indexed(shape, r, bind)
+    if past is None:
+        return now
+    return sa.or_(sa.not_(past.current), now) if past.denied else sa.and_(past.current, now)
+
+
+def _owned(owner: Any, bind: Binder) -> Clause:
+    """Return whether an owner is the resource that is asked for."""
+    # nobody has the key -1: what is not there owns nothing, also under a Not
+    fits: Clause = owner == sa.func.coalesce(key_of(bind), sa.literal_column("-1"))
+    return fits
+
+
+def _indexed(shape: Shape, r: Any, bind: Binder) -> Clause:
+    """Return whether the resource row `r` satisfies a shape that is about its index rows."""
+    match shape[0]:
         case "present":
             has: Clause = r.c.present.op("&")(bind(db.Key)) != NONE
             return has
@@ -79,8 +115,22 @@ def condition(shape: Shape, r: Any, bind: Binder, owner: Any = None) -> Clause:
             f = db.index_reference.alias()
             rows = sa.select(f.c.key).where(f.c.key == r.c.key, f.c.param == bind(db.Int))
             return fence(rows.where(f.c.target.in_(_closure(shape, bind))))
+        case "attached":
+            return _attached(shape[1], r.c.key, bind)
         case _:
             return matches(shape, r, bind)
+
+
+def _attached(gate: Shape, key: Any, bind: Binder) -> Clause:
+    """Return whether what the gate shows points at a Binary, or is what that names as context."""
+    ways = []
+    for back in (False, True):
+        f, s = db.index_reference.alias(), db.resource.alias()
+        near, far = (f.c.key, f.c.target) if back else (f.c.target, f.c.key)
+        rows = sa.select(f.c.key).select_from(f.join(s, s.c.key == far))
+        rows = rows.where(f.c.param == bind(db.Int), near == key, visible(s, gate, bind))
+        ways.append(fence(rows))
+    return any_of(ways)
 
 
 def linked(shape: Shape, key: Any, bind: Binder) -> sa.Select[Any]:
@@ -167,7 +217,7 @@ class _Key:
 
 
 # What needs more of a resource than its key
-OF_THE_ROW = frozenset({"member", "present", "types"})
+OF_THE_ROW = frozenset({"member", "owned", "present", "types"})
 
 
 def by_key(shape: Shape) -> bool:
@@ -266,7 +316,9 @@ def _by_type(shape: Shape, r: Any, bind: Binder, inner: Callable[[Shape], Clause
     return sa.or_(sa.false(), *parts)
 
 
-INDEXED = frozenset({"match", "same", "of few", "indexed", "chain", "has", "placed", "present"})
+INDEXED = frozenset(
+    ("match", "same", "of few", "indexed", "chain", "has", "placed", "present", "attached")
+)
 
 
 def needs_index(shape: Shape) -> bool:
@@ -294,7 +346,8 @@ def visible(r: Any, gate: Shape, bind: Binder, *, deleted: bool = False) -> Clau
 def visible_version(r: Any, v: Any, gate: Shape, bind: Binder) -> Clause:
     """Return whether the caller may know of one version: itself and its resource must pass."""
     now = visible(r, gate, bind, deleted=True)
-    return sa.and_(now, condition(gate, r, bind, owner=v.c.owner))
+    past = Past(v.c.owner, v.c.version == r.c.version)
+    return sa.and_(now, condition(gate, r, bind, past))
 
 
 # --- drivers -----------------------------------------------------------------------------------
@@ -303,7 +356,7 @@ def visible_version(r: Any, v: Any, gate: Shape, bind: Binder) -> Clause:
 def driven(shape: Shape, bind: Binder) -> tuple[Any, Clause, Any]:
     """Return what a driver walks: the tables, which rows of them, and the column of the key.
 
-    Shapes: ("match" | "same", table, operations), ("member",), ("union", drivers),
+    Shapes: ("match" | "same", table, operations), ("member",), ("owned",), ("union", drivers),
     ("through", "chain" | "has", table, driver, rest, gate) for the links of what another finds, and
     ("listed", of_one_type) for keys that are at hand.
     """
@@ -312,6 +365,8 @@ def driven(shape: Shape, bind: Binder) -> tuple[Any, Clause, Any]:
             return _rows(shape, bind)
         case "member":
             return _members(bind)
+        case "owned":
+            return _owned_keys(bind)
         case "listed":
             some = db.listed(bind(db.Key, many=True), bind.dialect)
             return some, sa.true(), some.c.key
@@ -374,6 +429,14 @@ def _members(bind: Binder) -> tuple[Any, Clause, Any]:
     return keys, sa.true(), keys.c.key
 
 
+def _owned_keys(bind: Binder) -> tuple[Any, Clause, Any]:
+    """Return what a Patient owns, fenced: a planner would walk all of the type in key order."""
+    r = db.resource.alias()
+    mine = sa.and_(r.c.type == bind(db.Small), r.c.state == sa.literal_column(str(LIVE)))
+    keys = sa.select(r.c.key).where(mine, _owned(r.c.owner, bind)).offset(NONE).subquery()
+    return keys, sa.true(), keys.c.key
+
+
 def _through(shape: Shape, bind: Binder) -> tuple[Any, Clause, Any]:
     _, kind, table, driver, rest, gate = shape
     joined, link = _link(table, bind, from_key=kind == "has")
@@ -410,7 +473,7 @@ def probed(driver: Shape, rest: Shape, gate: Shape, key: Any, bind: Binder) -> C
 
 def unique(driver: Shape) -> bool:
     """Return whether a driver finds each key once."""
-    if driver[0] == "listed":
+    if driver[0] in ("listed", "owned"):
         return True
     if driver[0] == "match" and len(driver) == 3:
         return operation(driver[2]).unique or not driver[1]
@@ -423,4 +486,4 @@ def of_one_type(driver: Shape) -> bool:
         return all(of_one_type(part) for part in driver[1:])
     if driver[0] == "through":
         return bool(driver[1] == "chain")  # whoever refers has index rows
-    return driver[0] in ("match", "same", "member") or driver[1:] == (True,)
+    return driver[0] in ("match", "same", "member", "owned") or driver[1:] == (True,)

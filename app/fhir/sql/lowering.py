@@ -12,12 +12,16 @@ from math import cos, pi, radians, sin
 from typing import Any, NamedTuple, Protocol
 
 from app.fhir import ucum
-from app.fhir.access import Policy
+from app.fhir.access import Policy, Sight
 from app.fhir.definitions import Definitions
 from app.fhir.errors import refused
 from app.fhir.query import (
+    BINARY,
+    CONTEXT,
+    POINTS,
     All,
     And,
+    Attached,
     Chain,
     Composite,
     Has,
@@ -28,6 +32,7 @@ from app.fhir.query import (
     Nothing,
     Or,
     Ordered,
+    Owned,
     Present,
     Query,
     Same,
@@ -60,6 +65,7 @@ CANONICAL = "http://unitsofmeasure.org#canonical"
 EARTH_KILOMETRES = 6371.0088  # mean radius
 WORDS = {"_text": "text", "_content": "content"}  # operations on words
 MANY = 8  # values that are worth a list
+OF_ANY_TYPE = (All, Nothing, Owned, Member)  # trees that mean the same of each
 NOBODY = -1  # no system, parameter or resource has this number
 
 
@@ -95,8 +101,8 @@ class Lowering:
 
     `kinds(type)` says of each parameter where its rows are; `base_url` is the server's own;
     `terminology` is what the tree names, `underneath` what the policy's own trees name: the caller
-    need not see that. `policy` is what chains see
-    of other resources: that of the caller, or None inside of a policy, which looks at all.
+    need not see that. `policy` is what is seen of resources, those at the ends of chains
+    among them: that of the caller under a `right`, or None inside of a policy, which looks at all.
     """
 
     definitions: Definitions
@@ -108,6 +114,7 @@ class Lowering:
     base_url: str
     policy: Policy | None = None
     underneath: Terminology = NOTHING_NAMED
+    right: Sight = "search"
 
     def tree(self, node: Query, type: str, values: list[Any]) -> Shape:
         """Return the shape of `node` for resources of `type`, appending its values in order."""
@@ -125,6 +132,11 @@ class Lowering:
             case Member(kind, id):
                 values += [self.definitions.type_numbers[kind], id] * 2
                 return ("member",)
+            case Owned(kind, id):
+                values += [self.definitions.type_numbers[kind], id]
+                return ("owned",)
+            case Attached():
+                return self.attached(node, values)
             case Present(code) if (type, code) in self.bits:
                 values.append(1 << self.bits[type, code])
                 return ("present",)
@@ -147,7 +159,7 @@ class Lowering:
         """Return what the caller may see of the resources of a type, for a search."""
         if self.policy is None:
             return ("all",)
-        return self.inside().tree(self.policy.of(type, "search"), type, values)
+        return self.inside().tree(self.policy.of(type, self.right), type, values)
 
     def inside(self) -> "Lowering":
         """Return the lowering of a policy's own trees: these look underneath."""
@@ -161,6 +173,34 @@ class Lowering:
             self.base_url,
             underneath=self.underneath,
         )
+
+    def attached(self, node: Attached, values: list[Any]) -> Shape:
+        """Return ("attached", gate): parameter, gate, parameter, gate; of what points, of context.
+
+        The gate is that of the resources which are shown, each group after its types' numbers.
+        """
+        within: list[Any] = []
+        trees = [(type, tree) for types, tree in node.shown for type in types]
+        gate = self.types(trees, within)
+        for code in (POINTS, CONTEXT):
+            values += [self.params[BINARY, code], *within]
+        return ("attached", gate)
+
+    def types(self, trees: Iterable[tuple[str, Query]], values: list[Any]) -> Shape:
+        """Return ("types", part ...): before the values of each part the numbers of its types."""
+        groups: dict[Query | str, tuple[Shape, list[Any], list[int]]] = {}
+        for type, tree in trees:
+            number = self.definitions.type_numbers[type]
+            if tree in groups:
+                groups[tree][2].append(number)
+                continue
+            own: list[Any] = []
+            shape = self.tree(tree, type, own)
+            about = tree if isinstance(tree, OF_ANY_TYPE) else repr((shape, own))
+            groups.setdefault(about, (shape, own, []))[2].append(number)
+        for _, own, some in groups.values():
+            values += [some, *own]
+        return ("types", *(shape for shape, _, _ in groups.values()))
 
     def chain(self, node: Chain, type: str, values: list[Any]) -> Shape:
         """Return ("chain", table, part, gate): parameter, [url, version], type, part, gate."""
@@ -512,6 +552,9 @@ def _matches(node: Query) -> Iterator[Match]:
             yield node
         case Not(part) | Chain(_, _, part) | Has(_, _, part):
             yield from _matches(part)
+        case Attached(shown):
+            for _, part in shown:
+                yield from _matches(part)
         case And(parts) | Or(parts) | Same(parts):
             for part in parts:
                 yield from _matches(part)

@@ -142,20 +142,21 @@ class Compiler:
         return Plan(statement, {**{f"p{n}": v for n, v in enumerate(values)}, **named})
 
     def read(self, gate: Shape, values: Sequence[Any], type: int, id: str) -> Plan:
-        """Return the current row of one resource: key, state, version, updated, body."""
+        """Return the current row of one resource: key, state, version, updated, body, owner."""
         return self.plan("read", _read, (gate,), values, type=type, id=id)
 
     def vread(self, gate: Shape, values: Sequence[Any], **named: Any) -> Plan:
-        """Return one version: op, version, updated, body; `named`: type, id, version."""
+        """Return one version: op, version, updated, body, owner; `named`: type, id, version."""
         # the gate is asked twice: of the resource and of the version
         return self.plan("vread", _vread, (gate,), [*values, *values], **named)
 
     def history(self, shape: History, gate: Sequence[Any], of: Sequence[Any], **named: Any) -> Plan:
-        """Return a page of versions, newest first: seq, type, id, op, version, updated, body.
+        """Return a page of versions, newest first.
 
-        Of one resource in the order of its versions; of more in that in which they were written.
-        `gate` and `of` are the values of those shapes; `named`: limit, and key, type, since and
-        first, at and until, place where the shape asks for them.
+        They are seq, type, id, op, version, updated, body, owner. Of one resource in the order of
+        its versions; of more in that in which they were written. `gate` and `of` are the values of
+        those shapes; `named`: limit, and key, type, since and first, at and until, place where the
+        shape asks for them.
         """
         return self.plan("history", _history, (shape,), [*gate, *gate, *of], **named)
 
@@ -177,7 +178,7 @@ class Compiler:
         self, order: tuple[Key, ...], arms: tuple[Arm, ...], continued: bool, values: Sequence[Any],
         **named: Any,
     ) -> Plan:  # fmt: skip
-        """Return the rows of a page, in no order: key, type, id, body, and how they are sorted.
+        """Return the rows of a page, in no order: key, type, id, body, owner, version, and sorting.
 
         With an `order`, then the transaction that wrote the version, the horizon of the statement,
         and the sort values. To put the few rows in order is left to the caller: an engine would
@@ -211,8 +212,9 @@ class Compiler:
     def included(
         self, table: str, gate: Shape, values: Sequence[Any], *, reverse: bool, **named: Any
     ) -> Plan:
-        """Return what `keys` refer to, or (`reverse`) what refers to them: key, type, id, body.
+        """Return what `keys` refer to, or (`reverse`) what refers to them.
 
+        As key, type, id, body, owner, version.
         `named`: keys, params, types, limit; for a `table` of URLs also `urls` and `versions`, the
         parameters that name a resource.
         """
@@ -233,6 +235,13 @@ class Compiler:
         """Return the latest versions of a resource, newest first: xid, updated, op, body."""
         return self.plan("versions", _versions, (), ())
 
+    def members(self, **named: Any) -> Plan:
+        """Return the members of some resources' compartments: key, and key of the member.
+
+        `named`: keys, and the type of the members.
+        """
+        return self.plan("members", _members, (), (), **named)
+
     def types(self) -> Plan:
         """Return the numbers of the types of which there are live resources."""
         return self.plan("types", _types, (), ())
@@ -249,7 +258,7 @@ def _current(r: Any, v: Any) -> Clause:
 def _read(gate: Shape, bind: Binder) -> sa.Select[Any]:
     r, v = db.resource.alias("r"), db.resource_version.alias("v")
     return (
-        sa.select(r.c.key, r.c.state, r.c.version, r.c.updated, v.c.body)
+        sa.select(r.c.key, r.c.state, r.c.version, r.c.updated, v.c.body, r.c.owner)
         .select_from(r.join(v, _current(r, v)))
         .where(r.c.type == _named("type", db.Small), r.c.id == _named("id", db.Text))
         .where(visible(r, gate, bind, deleted=True))
@@ -281,7 +290,7 @@ def _labelled(table: str, gate: Shape, bind: Binder) -> sa.Select[Any]:
 def _vread(gate: Shape, bind: Binder) -> sa.Select[Any]:
     r, v = db.resource.alias("r"), db.resource_version.alias("v")
     return (
-        sa.select(v.c.op, v.c.version, v.c.updated, v.c.body)
+        sa.select(v.c.op, v.c.version, v.c.updated, v.c.body, v.c.owner)
         .select_from(r.join(v, v.c.key == r.c.key))
         .where(r.c.type == _named("type", db.Small), r.c.id == _named("id", db.Text))
         .where(v.c.version == _named("version", db.Int))
@@ -291,7 +300,7 @@ def _vread(gate: Shape, bind: Binder) -> sa.Select[Any]:
 
 def _history(shape: History, bind: Binder) -> sa.Select[Any]:
     r, v = db.resource.alias("r"), db.resource_version.alias("v")
-    columns = (v.c.seq, v.c.type, r.c.id, v.c.op, v.c.version, v.c.updated, v.c.body)
+    columns = (v.c.seq, v.c.type, r.c.id, v.c.op, v.c.version, v.c.updated, v.c.body, v.c.owner)
     order = v.c.version if shape.level == "instance" else v.c.seq
     rows: sa.Select[Any] = sa.select(*columns).select_from(v.join(r, r.c.key == v.c.key))
     rows = _versions_of(shape, rows, r, v, bind)
@@ -373,7 +382,7 @@ def _page(
         merged = sa.union(*[sa.select(one.subquery()) for one in walks]).subquery()
         walk = sa.select(merged).order_by(*_ordering(order, merged)).limit(limit).subquery("k")
     r, v = db.resource.alias("r"), db.resource_version.alias("v")
-    columns: list[Any] = [r.c.key, r.c.type, r.c.id, v.c.body]
+    columns: list[Any] = [r.c.key, r.c.type, r.c.id, v.c.body, r.c.owner, r.c.version]
     if order:
         columns += [v.c.xid, db.horizon(), *(walk.c[f"s{n}"] for n in range(len(order)))]
     joined = walk.join(r, r.c.key == walk.c.key).join(v, _current(r, v))
@@ -603,7 +612,7 @@ def _included(table: str, reverse: bool, gate: Shape, bind: Binder) -> sa.Select
     keys = keys.where(db.among(from_key, "keys"), *where)
     wanted = keys.subquery("i")
     return (
-        sa.select(r.c.key, r.c.type, r.c.id, v.c.body)
+        sa.select(r.c.key, r.c.type, r.c.id, v.c.body, r.c.owner, r.c.version)
         .select_from(wanted.join(r, r.c.key == wanted.c.key).join(v, _current(r, v)))
         .where(db.among(r.c.type, "types"), visible(r, gate, bind))
         .limit(_named("limit", db.Int))
@@ -649,6 +658,13 @@ def _versions(bind: Binder) -> sa.Select[Any]:
     v = db.resource_version.alias("v")
     rows = sa.select(v.c.xid, v.c.updated, v.c.op, v.c.body).where(v.c.key == _named("key", db.Key))
     return rows.order_by(v.c.version.desc()).limit(_named("limit", db.Int))
+
+
+def _members(bind: Binder) -> sa.Select[Any]:
+    del bind
+    c, r = db.compartment.alias("c"), db.resource.alias("r")
+    rows = sa.select(c.c.key, c.c.comp).select_from(c.join(r, r.c.key == c.c.comp))
+    return rows.where(db.among(c.c.key, "keys"), r.c.type == _named("type", db.Small))
 
 
 def _types(bind: Binder) -> sa.Select[Any]:

@@ -5,15 +5,17 @@ from app.fhir.store.erasure import Erased, expunge, purge
 from app.fhir.store.includes import Entry
 from app.fhir.store.labels import labelled
 from app.fhir.store.parameters import refusals
-from app.fhir.store.record import (
+from app.fhir.store.record import Store
+from app.fhir.store.versions import (
     CREATED,
     DELETED,
     LIVE,
     Current,
-    Store,
+    Seen,
     Version,
     digest,
     instant,
+    nothing,
 )
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "Current",
     "Entry",
     "Erased",
+    "Seen",
     "Store",
     "Version",
     "digest",
@@ -31,6 +34,7 @@ __all__ = [
     "instant",
     "is_current",
     "labelled",
+    "nothing",
     "open_catalogue",
     "purge",
     "refusals",

@@ -15,6 +15,7 @@ from app.fhir.cut import Cutter
 from app.fhir.definitions import Definitions, SearchParameter
 from app.fhir.errors import FhirError, refused
 from app.fhir.index import EXTRACTOR, Indexer
+from app.fhir.query import BINARY, POINTS
 from app.fhir.sql import Compiler
 from app.fhir.store import parameters
 from app.fhir.wire import Resource, decode
@@ -62,6 +63,12 @@ class Catalogue:
     def referring(self) -> dict[str, list[int]]:
         """The numbers of the parameters that may refer to a type, of types that were asked for."""
         return {}
+
+    @cached_property
+    def of_patients(self) -> frozenset[str]:
+        """The types that may be in the compartment of a Patient."""
+        found = self.definitions.compartments["Patient"]
+        return frozenset(type for type, codes in found.items() if codes)
 
     @cached_property
     def cutter(self) -> Cutter:
@@ -329,6 +336,9 @@ async def _numbers(
         params[name] = param
         if bit != NO_BIT:
             bits[name] = bit
+    if (points := params.get((BINARY, POINTS))) is not None:
+        # one number for what points at Binaries, whatever it is: they are looked for by that
+        params.update({(type, POINTS): points for type in names})
     return params, bits
 
 

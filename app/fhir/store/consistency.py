@@ -22,7 +22,8 @@ from app.fhir.access import SYSTEM
 from app.fhir.errors import FhirError
 from app.fhir.manifest import INDEX, WITH_OWNER, Manifest
 from app.fhir.store.catalogue import Catalogue, raise_version, state
-from app.fhir.store.record import DELETED, GONE, LIVE, Store, digest, present_bits
+from app.fhir.store.record import Store
+from app.fhir.store.versions import DELETED, GONE, LIVE, digest, present_bits
 from app.fhir.wire import Resource, decode, encode
 
 RANGE = 500  # resources that are looked at in one snapshot
@@ -32,6 +33,8 @@ NOTHING = -1  # no number, key or owner that there is
 
 R, V, F, C = db.resource, db.resource_version, db.index_reference, db.compartment
 E = db.expunged
+# What keeps a placeholder: the audit trail names patients by their keys, for ever
+REFERRING = (F.c.target, C.c.comp, db.audit_patient.c.owner)
 COLUMNS = tuple(R.c.keys())
 
 MISSING = "index rows are missing"
@@ -108,7 +111,7 @@ def _statements(dialect: db.Dialect) -> dict[str, db.Statement]:
     unused = (
         sa.select(r.c.key)
         .where(within(r), r.c.state == sa.literal_column(str(PHANTOM)))
-        .where(~sa.exists().where(F.c.target == r.c.key), ~sa.exists().where(C.c.comp == r.c.key))
+        .where(*(~sa.exists().where(column == r.c.key) for column in REFERRING))
     )
     found: dict[str, sa.ClauseElement] = {
         "resources": sa.select(R)
@@ -127,7 +130,7 @@ def _statements(dialect: db.Dialect) -> dict[str, db.Statement]:
         "count": sa.select(sa.func.count()).select_from(R),
         "remove": sa.delete(R)
         .where(db.among(R.c.key, "keys"), R.c.state == sa.literal_column(str(PHANTOM)))
-        .where(~sa.exists().where(F.c.target == R.c.key), ~sa.exists().where(C.c.comp == R.c.key))
+        .where(*(~sa.exists().where(column == R.c.key) for column in REFERRING))
         .returning(R.c.key),
     }
     for table, columns in INDEX.items():

@@ -17,14 +17,8 @@ from app.fhir.errors import refused
 from app.fhir.manifest import INDEX, WORDS
 from app.fhir.store.catalogue import raise_version
 from app.fhir.store.consistency import remove_unused
-from app.fhir.store.record import (
-    GONE,
-    LIVE,
-    RESOURCE_COLUMNS,
-    Current,
-    Store,
-    resource_row,
-)
+from app.fhir.store.record import Store
+from app.fhir.store.versions import GONE, LIVE, RESOURCE_COLUMNS, Current, resource_row
 
 TOGETHER = 1000  # resources of a statement
 

@@ -27,6 +27,8 @@ class Entry(NamedTuple):
     type: str
     id: str
     body: bytes
+    owner: int = 0
+    version: int = 0
     xid: int = 0
     values: Sequence[Any] = ()
 
@@ -95,7 +97,7 @@ class Includer:
             return [], False
         catalogue = self.catalogue
         numbers, names = catalogue.definitions.type_numbers, catalogue.definitions.resource_types
-        gate, values = await self.visibility.gate_of(sorted(types), "search")
+        gate, values = await self.visibility.gate_of(sorted(types), "show")
         named = {
             "keys": [entry.key for entry in wanted],
             "types": sorted(numbers[type] for type in types),
@@ -114,9 +116,10 @@ class Includer:
             plan = catalogue.compiler.included(table, gate, values, reverse=reverse, **named)
             rows = await self.run("include", plan)
             cut |= len(rows) > MOST_INCLUDED
-            for key, number, id, body in rows:
+            for key, number, id, body, owner, version in rows:
                 type = names[number - 1]
-                entries.append(Entry(key, type, id, self.visibility.shown(type, body)))
+                body = self.visibility.shown(type, body)
+                entries.append(Entry(key, type, id, body, owner, version))
         return entries, cut
 
     def links(

@@ -23,6 +23,7 @@ from app.fhir.query import (
     Match,
     Member,
     Or,
+    Owned,
     Query,
     Same,
     Search,
@@ -79,6 +80,13 @@ class Choice(NamedTuple):
     candidate: Candidate | None
     size: int
     known: Mapping[int, list[int]] = {}
+
+
+class OwnPart(NamedTuple):
+    """What the gate says of the owner: its place among the criteria, whether it is the `whole`."""
+
+    place: int
+    whole: bool
 
 
 class Driven(NamedTuple):
@@ -208,7 +216,7 @@ class Planner:
         candidate's rows are counted up to PROBE_LIMIT: the fewest win; above the limit only an
         index in key order is worth it.
         """
-        parts = _joined(self.lowering, type, where)
+        parts, own = self.parts(type, where)
         able = [c for n, part in enumerate(parts)
                 if (c := await self.candidate(type, part, n))]  # fmt: skip
         few = {c.place: c for c in able if c.shape[0] == "through"}
@@ -224,6 +232,8 @@ class Planner:
             chosen = chosen._replace(shape=("listed", sure), values=[keys], ordered=False)
             done = known
         rest: list[Shape] = []
+        if own and own.place not in done and (chosen is None or chosen.place != own.place):
+            parts = parts[: own.place]  # the gate asks for it as well
         values = [] if chosen is None else [*chosen.values]
         values.append(self.catalogue.definitions.type_numbers[type])
         for n, part in enumerate(parts):
@@ -237,11 +247,27 @@ class Planner:
                 values += few[n].values
             else:
                 rest.append(self.lowering.tree(part, type, values))
-        gate = self.lowering.gate(type, values)
+        owned = own and (own.place in done or (chosen and chosen.place == own.place))
+        gate: Shape = ("all",)
+        if not (owned and own and own.whole):  # what drives passes the gate as it is
+            gate = self.lowering.gate(type, values)
         driver, in_key_order = (
             (("all",), True) if chosen is None else (chosen.shape, chosen.ordered)
         )
         return Driven(driver, _all_of(rest), gate, values, ordered=in_key_order, size=size)
+
+    def parts(self, type: str, where: Query) -> tuple[tuple[Query, ...], OwnPart | None]:
+        """Return the criteria of which all have to fit, and what the gate adds that can drive.
+
+        Who sees but what one Patient owns walks that, not all there is of a type. It comes last.
+        """
+        parts = _joined(self.lowering, type, where)
+        policy = self.lowering.policy
+        tree = policy.of(type, self.lowering.right) if policy else All()
+        owned = next(iter(_owners(tree)), None)
+        if owned is None:
+            return parts, None
+        return (*parts, owned), OwnPart(len(parts), tree == owned)
 
     async def choose(self, able: Sequence[Candidate], walked_by: str, *, sorts: bool) -> Choice:
         """Return the candidate that drives, or none for a walk along the type.
@@ -344,6 +370,9 @@ class Planner:
         if isinstance(part, Member):
             center = [self.catalogue.definitions.type_numbers[part.type], part.id]
             return Candidate(place, ("member",), [number, *center, *center], False, 2)
+        if isinstance(part, Owned):
+            center = [self.catalogue.definitions.type_numbers[part.type], part.id]
+            return Candidate(place, ("owned",), [number, *center], False, 2)
         if isinstance(part, Chain | Has):
             return await self.through(type, part, place)
         if isinstance(part, Or):
@@ -406,6 +435,18 @@ def nested(shape: Shape) -> int:
     """Return how many links are walked inside each other."""
     inside = max((nested(part) for part in shape if isinstance(part, tuple)), default=0)
     return inside + (shape[0] in ("through", "of few"))
+
+
+def _owners(tree: Query) -> set[Owned]:
+    """Return what a tree says of the owner of all that it finds."""
+    match tree:
+        case Owned():
+            return {tree}
+        case And(parts):
+            return {owned for part in parts for owned in _owners(part)}
+        case Or(parts):
+            return set.intersection(*(_owners(part) for part in parts))
+    return set()
 
 
 def _all_of(shapes: Sequence[Shape]) -> Shape:

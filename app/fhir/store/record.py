@@ -17,130 +17,80 @@ is decided here; that is `rest`.
 
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from hashlib import blake2b
 from typing import Any
 
 from app import db
 from app.fhir import manifest, sql
-from app.fhir.access import Caller, Right
+from app.fhir.access import Caller, Right, Sight
 from app.fhir.errors import refused
-from app.fhir.index import Rows
 from app.fhir.manifest import Difference, Identity, Manifest, Numbers
-from app.fhir.query import All, Query, Search
+from app.fhir.query import BINARY, POINTS, All, Query, Search
 from app.fhir.sql import EXTERNAL, Shape
 from app.fhir.store import membership, parameters, references
 from app.fhir.store.catalogue import Catalogue, redefine
 from app.fhir.store.search import Page, Searcher
+from app.fhir.store.versions import (
+    ACTIONS,
+    CREATED,
+    DELETED,
+    GONE,
+    INDEXED,
+    LIVE,
+    OWNED,
+    RESOURCE_COLUMNS,
+    UPDATED,
+    VERSION_COLUMNS,
+    Current,
+    HistoryPage,
+    Seen,
+    Staged,
+    Version,
+    binaries,
+    digest,
+    instant,
+    nothing,
+    pointed_before,
+    present_bits,
+    resource_row,
+)
 from app.fhir.store.visibility import Visibility
 from app.fhir.values import Interval
-from app.fhir.wire import Resource, canonical, decode, splice
+from app.fhir.wire import Resource, decode, splice
 
-CREATED, UPDATED, DELETED = 1, 2, 3
-INDEXED = 0  # no version: the rows of the current one, made anew
-LIVE, GONE = 1, 2  # 0 is a phantom
 ANY = All()
-
 VERSION = re.compile(r"[1-9][0-9]{0,9}")  # as versionId is written: no leading zero
-RESOURCE_COLUMNS = tuple(db.resource.c.keys())
-OWNED = ("key", "version", "owner")
-VERSION_COLUMNS = ("key", "version", "owner", "labels", "updated", "type", "op", "body")
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One stored version; `body` is empty where it says that the resource was deleted."""
-
-    type: str
-    id: str
-    version: int
-    updated: int
-    op: int
-    body: bytes
-    place: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Current:
-    """The locked row of a resource, which may be a phantom or deleted."""
-
-    key: int
-    version: int
-    state: int
-    updated: int
-    hash: bytes
-    manifest: bytes
-    owner: int
-
-
-@dataclass(frozen=True, slots=True)
-class Staged:
-    """One write that waits for `flush`."""
-
-    type: str
-    id: str
-    version: int
-    updated: int
-    op: int
-    body: bytes
-    right: Right
-    current: Current | None
-    rows: Rows | None
-    hash: bytes
-    was: db.Row = ()  # the whole row, where it may stay as it is
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryPage:
-    """One page of a history, newest first, the next cursor, and the total where it is known."""
-
-    entries: Sequence[Version]
-    cursor: str
-    total: int | None
-
-
-def digest(resource: Resource) -> bytes:
-    """Return a hash that is equal for equal content: order, versionId, lastUpdated do not count."""
-    meta = {
-        k: v for k, v in resource.get("meta", {}).items() if k not in ("versionId", "lastUpdated")
-    }
-    content = {**resource, "meta": meta}
-    if not meta:
-        del content["meta"]
-    return blake2b(canonical(content), digest_size=16).digest()
-
-
-@lru_cache(256)
-def instant(updated: int) -> str:
-    """Return microseconds as an instant with milliseconds (datatypes.html#instant)."""
-    moment = EPOCH + timedelta(microseconds=updated)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
 
 class Store:
     """What one request may see and change."""
 
-    def __init__(self, connection: db.Connection, catalogue: Catalogue, caller: Caller) -> None:
+    def __init__(
+        self,
+        connection: db.Connection,
+        catalogue: Catalogue,
+        caller: Caller,
+        seen: list[Seen] | None = None,
+    ) -> None:
         self.connection = connection
         self.catalogue = catalogue
         self.caller = caller
+        self.seen = seen  # what was returned or written, where somebody wants to know
         self.staged: list[Staged] = []
         self.written: list[Version] = []  # staged or flushed, in their order
         self.version = catalogue.version  # of the definitions; this transaction may raise it
 
     # --- reading -------------------------------------------------------------------------------
 
-    async def read(self, type: str, id: str) -> Version:
+    async def read(self, type: str, id: str, right: Sight = "read") -> Version:
         """Return the current version of a resource; 404 if there is none, 410 if it is deleted."""
-        rows = await self._current(type, id)
+        rows = await self._current(type, id, right)
         if not rows:
             raise refused("not-found", f"There is no {type}/{id}")
-        _, state, version, updated, body = rows[0]
+        key, state, version, updated, body, owner = rows[0]
         if state == GONE:
             raise refused("deleted", f"{type}/{id} was deleted (version {version})")
+        if self.seen is not None:
+            await self._see([(type, id, version, owner, key)])
         return Version(type, id, version, updated, UPDATED, self.visibility.shown(type, body))
 
     async def vread(self, type: str, id: str, version: str) -> Version:
@@ -159,9 +109,11 @@ class Store:
             rows = await self.connection.rows(plan.statement, plan.values)
         if not rows:
             raise refused("not-found", f"There is no version {version} of {type}/{id}")
-        op, number, updated, body = rows[0]
+        op, number, updated, body, owner = rows[0]
         if op == DELETED:
             raise refused("deleted", f"Version {version} marks the deletion of {type}/{id}")
+        if self.seen is not None:
+            await self._see_versions([(type, id, number, owner, body)])
         return Version(type, id, number, updated, op, self.visibility.shown(type, body))
 
     async def history(
@@ -183,7 +135,7 @@ class Store:
         """
         compiler = self.catalogue.compiler
         level = "instance" if id else "type" if type else "system"
-        gate, values = await self.visibility.gate(type, "read")
+        gate, values = await self.visibility.gate(type, "read" if id else "search")
         narrowed: list[Any] = []
         found_by: Shape = ("all",)
         if not isinstance(of, All):
@@ -221,8 +173,12 @@ class Store:
                 self.visibility.shown(names[number - 1], body),
                 version if level == "instance" else seq,
             )
-            for seq, number, vid, op, version, updated, body in rows
+            for seq, number, vid, op, version, updated, body, _ in rows
         ]
+        if self.seen is not None:
+            await self._see_versions(
+                [(names[r[1] - 1], r[2], r[4], r[7], r[6]) for r in rows[:count]]
+            )
         more = len(found) > count
         ended = f"{found[count - 1].place}-{named.get('first', '')}" if more else ""
         following = self.catalogue.sign(ended, about) if more else ""
@@ -243,16 +199,60 @@ class Store:
         key: int = rows[0][0]
         return key
 
-    async def _current(self, type: str, id: str) -> Sequence[db.Row]:
-        """Return key, state, version, updated and body of a visible resource, or no row."""
-        gate, values = await self.visibility.gate(type, "read")
+    async def _current(self, type: str, id: str, right: Sight = "read") -> Sequence[db.Row]:
+        """Return key, state, version, updated, body and owner of a visible resource, or no row."""
+        gate, values = await self.visibility.gate(type, right)
         number = self.catalogue.definitions.type_numbers[type]
         plan = self.catalogue.compiler.read(gate, values, number, id)
         return await self.connection.rows(plan.statement, plan.values)
 
-    async def search(self, search: Search) -> Page:
+    async def search(self, search: Search, right: Sight = "search") -> Page:
         """Return one page of a search (search.html)."""
-        return await Searcher(self.connection, self.catalogue, self.caller).page(search)
+        page = await Searcher(self.connection, self.catalogue, self.caller, right).page(search)
+        if self.seen is not None:
+            entries = (*page.entries, *page.included)
+            await self._see([(e.type, e.id, e.version, e.owner, e.key) for e in entries])
+        return page
+
+    async def _see(self, found: Sequence[tuple[str, str, int, int, int]]) -> None:
+        """Note current versions (type, id, version, owner, key) that are returned.
+
+        What belongs to nobody alone is of all in whose compartment it is.
+        """
+        assert self.seen is not None
+        kinds = self.catalogue.of_patients
+        shared = [key for type, _, _, owner, key in found if not owner and type in kinds]
+        members = await self._members(shared) if shared else {}
+        self.seen += [
+            Seen(type, id, version, (owner,) if owner else members.get(key, ()))
+            for type, id, version, owner, key in found
+        ]
+
+    async def _members(self, keys: list[int]) -> dict[int, tuple[int, ...]]:
+        """Return the keys of the Patients in whose compartments shared resources are."""
+        patient = self.catalogue.definitions.type_numbers["Patient"]
+        plan = self.catalogue.compiler.members(keys=keys, type=patient)
+        found: dict[int, tuple[int, ...]] = {}
+        for key, member in await self.connection.rows(plan.statement, plan.values):
+            found[key] = (*found.get(key, ()), member)
+        return found
+
+    async def _see_versions(self, found: Sequence[tuple[str, str, int, int, bytes]]) -> None:
+        """Note versions (type, id, version, owner, body) that are returned.
+
+        The compartments of an old one, which belongs to nobody alone, are in its body only.
+        """
+        assert self.seen is not None
+        kinds, rows = self.catalogue.of_patients, self.catalogue.indexer.rows
+        named = [
+            rows(decode(body), body).patients if body and not owner and type in kinds else ()
+            for type, _, _, owner, body in found
+        ]
+        keys = await self.known_keys(sorted({("Patient", one) for some in named for one in some}))
+        self.seen += [
+            Seen(type, id, version, (owner,) if owner else tuple(keys["Patient", o] for o in of))
+            for (type, id, version, owner, _), of in zip(found, named, strict=True)
+        ]
 
     @property
     def visibility(self) -> Visibility:
@@ -284,7 +284,27 @@ class Store:
             found = await self._identify(wanted, lock="update")
         return found
 
-    async def visible(self, current: Current, type: str, right: Right) -> bool:
+    async def reachable(self, wanted: Mapping[Identity, Right]) -> list[Identity]:
+        """Return those of these resources that the caller may know of, who is to do this to them.
+
+        Whoever may know of all of a type may know that one is not there, and gets it too.
+        """
+        policy = self.caller.policy
+        sights = {one: policy.sight(one[0], right) for one, right in wanted.items()}
+        closed = [one for one, s in sights.items() if not isinstance(policy.of(one[0], s), All)]
+        if not closed:
+            return list(wanted)
+        hidden = set(closed)
+        groups: dict[tuple[str, Sight], dict[int, Identity]] = {}
+        for one, current in (await self._identify(closed)).items():
+            if current.state == LIVE:
+                groups.setdefault((one[0], sights[one]), {})[current.key] = one
+        for (type, sight), keys in groups.items():
+            seen = await self.visibility.of_keys(list(keys), type, sight)
+            hidden -= {keys[key] for key in seen}
+        return [one for one in wanted if one not in hidden]
+
+    async def visible(self, current: Current, type: str, right: Sight) -> bool:
         """Return whether the caller may know of this live resource under `right`."""
         if isinstance(self.caller.policy.of(type, right), All):
             return True
@@ -358,9 +378,11 @@ class Store:
             )
         )
 
-    async def flush(self) -> None:
+    async def flush(self, beside: Callable[[], Sequence[db.Change]] = nothing) -> None:
         """Write all staged versions, one statement a table, then look whether each is visible.
 
+        What is to be written `beside` them is asked for once it is known what they are; where
+        nothing is staged it is not.
         Raises a 403 for a resource that the caller may not have written as it stands now, and
         Outdated if its rows were made by definitions that hold no longer.
         """
@@ -376,17 +398,64 @@ class Store:
         fresh = [s for s in staged if s.current is None]
         given = iter(await self.connection.keys(len(fresh)))
         keys = {(s.type, s.id): s.current.key if s.current else next(given) for s in staged}
+        await self._check_binaries(staged)
         targets = {t for s in staged if s.rows for t in manifest.targets(s.rows)} - keys.keys()
         keys.update(await self._keys_of(sorted(targets)))
         look = any(not isinstance(self.caller.policy.of(s.type, s.right), All) for s in staged)
         await self._redefine(staged)
         changes = self._changes(staged, keys, systems)
+        if self.seen is not None:
+            await self._see_written(staged, keys)
+        changes += beside()
         final = not look and not defining
         await self.connection.change(changes, final=final, version=self.version)
         if defining:
             written = {keys[s.type, s.id]: s.body for s in defining}
             await membership.changed(self.connection, self.catalogue, written)
         await self._look(staged, keys)
+
+    async def _see_written(self, staged: Sequence[Staged], keys: Mapping[Identity, int]) -> None:
+        """Note what is written, and what of another's record it was before."""
+        assert self.seen is not None
+        kinds = self.catalogue.of_patients
+        shared = [
+            s.current.key
+            for s in staged
+            if s.current and s.current.state == LIVE and not s.current.owner and s.type in kinds
+        ]
+        members = await self._members(shared) if shared else {}
+        for s in staged:
+            if s.op == INDEXED:
+                continue
+            left: tuple[int, ...] = ()
+            if s.current and s.current.state == LIVE:
+                owner = s.current.owner
+                left = (owner,) if owner else members.get(s.current.key, ())
+            now = tuple({keys["Patient", id]: None for id in s.rows.patients}) if s.rows else left
+            self.seen.append(Seen(s.type, s.id, s.version, now, ACTIONS[s.op]))
+            if gone := tuple(one for one in left if one not in now):
+                self.seen.append(Seen(s.type, s.id, s.version - 1, gone, ACTIONS[s.op]))
+
+    async def _check_binaries(self, staged: Sequence[Staged]) -> None:
+        """Refuse what newly points at a Binary that the caller may not see, or that is not there.
+
+        It would be shown by what points at it. What this transaction has written may be pointed at.
+        """
+        if isinstance(self.caller.policy.of(BINARY, "show"), All):
+            return
+        mine = {v.id for v in self.written if v.type == BINARY and v.op != DELETED}
+        pointed = [(s, binaries(s) - mine) for s in staged if s.op != INDEXED]
+        wanted = sorted({(BINARY, id) for _, ids in pointed for id in ids})
+        if not wanted:
+            return
+        found = await self._identify(wanted)
+        live = [current.key for current in found.values() if current.state == LIVE]
+        seen = await self.visibility.of_keys(live, BINARY, "show")
+        for s, ids in pointed:
+            allowed = seen | pointed_before(s, self.catalogue.params[BINARY, POINTS])
+            for id in sorted(ids):
+                if (BINARY, id) not in found or found[BINARY, id].key not in allowed:
+                    raise refused("not-found", f"There is no {BINARY}/{id}", s.type, 422)
 
     async def _redefine(self, staged: Sequence[Staged]) -> None:
         """Put the search parameters that are among what was staged in force."""
@@ -414,18 +483,24 @@ class Store:
 
         What is to be `kept` cannot be deleted by others before this transaction ends.
         """
-        found = await self._identify(sorted(wanted), lock="share" if kept else "")
+        policy = self.caller.policy
+        known = sorted(wanted)
+        if kept:  # what is hidden is not waited for
+            closed = {w for w in known if not isinstance(policy.of(w[0], "show"), All)}
+            shown = await self.present(closed, kept=False) if closed else set()
+            known = [one for one in known if one in shown or one not in closed]
+        found = await self._identify(known, lock="share" if kept else "")
         live = {key: current for key, current in found.items() if current.state == LIVE}
         groups: dict[str, list[Identity]] = {}
         for key in live:
             groups.setdefault(key[0], []).append(key)
         seen: set[Identity] = set()
         for type, some in groups.items():
-            if isinstance(self.caller.policy.of(type, "read"), All):
+            if isinstance(policy.of(type, "show"), All):
                 seen.update(some)
             else:
                 keys = [live[key].key for key in some]
-                visible = await self.visibility.of_keys(keys, type, "read")
+                visible = await self.visibility.of_keys(keys, type, "show")
                 seen.update(key for key in some if live[key].key in visible)
         return seen
 
@@ -434,9 +509,9 @@ class Store:
     ) -> tuple[list[Identity], bool]:
         """Return who refers to a resource: at most so many, and whether there are others.
 
-        By type and id, those that the caller may read, with a reference that is not masked; who is
-        hidden is one of the others. An index row says that there is a reference, `refers` of the
-        body whether it counts.
+        By type and id, those that the caller is shown, with a reference that is not masked; who is
+        hidden does not count, as if it were not there. An index row says that there is a reference,
+        `refers` of the body whether it counts.
         """
         found = references.referrers(self.connection, self.catalogue, type, id)
         named: list[Identity] = []
@@ -444,10 +519,10 @@ class Store:
         async for page in found:
             for kind, some in page.items():
                 counting = {key: one for key, (one, body) in some.items() if refers(body)}
-                visible = await self.visibility.of_keys(list(counting), kind, "read")
-                seen = {k for k in visible if refers(self.visibility.shown(kind, some[k][1]))}
-                others |= len(seen) < len(counting)
-                named += [(kind, counting[key]) for key in counting if key in seen]
+                seen = await self.visibility.of_keys(list(counting), kind, "show")
+                plain = {k for k in seen if refers(self.visibility.shown(kind, some[k][1]))}
+                others |= len(plain) < len(seen)
+                named += [(kind, counting[key]) for key in counting if key in plain]
             if len(named) > most:
                 break
         return named[:most], others or len(named) > most
@@ -533,15 +608,3 @@ class Store:
             db.Change("update", db.resource_version, OWNED, moved, by=("key", "version")),
             *difference.changes(),
         ]
-
-
-def present_bits(bits: Mapping[tuple[str, str], int], type: str, rows: Rows) -> int:
-    """Return the bits of the parameters that have a value, those that have a bit."""
-    return sum(1 << bits[type, code] for code in rows.present if (type, code) in bits)
-
-
-def resource_row(key: int, type: int, id: str, **known: Any) -> tuple[Any, ...]:
-    """Return a row of `resource` in the order of its columns; a phantom unless more is known."""
-    row = {"key": key, "type": type, "id": id, **known}
-    blank = {"hash": b"", "manifest": b""}
-    return tuple(row.get(name, blank.get(name, 0)) for name in RESOURCE_COLUMNS)

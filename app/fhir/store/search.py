@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from app import db
-from app.fhir.access import Caller
+from app.fhir.access import Caller, Sight
 from app.fhir.errors import refused
 from app.fhir.query import Match, Member, Ordered, Query, Search, Sort, Term
 from app.fhir.sql import AFTER_ANY, CANONICAL, TABLES, Arm, Key, Plan, SortKind, missing
@@ -69,6 +69,7 @@ class Searcher:
     connection: db.Connection
     catalogue: Catalogue
     caller: Caller
+    right: Sight = "search"
     clock: Callable[[], float] = time.perf_counter
     log: list[dict[str, Any]] | None = None
     arms_taken: list[tuple[str, Arm, int]] = field(default_factory=list)
@@ -91,7 +92,8 @@ class Searcher:
             await self.connection.snapshot()
         arms = await self.arms(search)
         systems = [CANONICAL] if any(key.kind == "quantity" for key in order) else []
-        lowering = await self.visibility.lowering([where for _, where in arms], systems)
+        trees = [where for _, where in arms]
+        lowering = await self.visibility.lowering(trees, systems, self.right)
         planner = Planner(self.catalogue, lowering, self.run, self.connection.snapshot)
         if search.count == 0 or search.summary == "count":
             every = await self.total(planner, arms, 0)
@@ -173,7 +175,7 @@ class Searcher:
 
     async def seen(self, member: Member) -> bool:
         """Return whether the caller may see the resource whose compartment is searched."""
-        gate, values = await self.visibility.gate(member.type, "search")
+        gate, values = await self.visibility.gate(member.type, "show")
         number = self.catalogue.definitions.type_numbers[member.type]
         plan = self.catalogue.compiler.known(gate, values, number, member.id)
         return bool(await self.run("compartment", plan))
@@ -267,10 +269,12 @@ class Searcher:
             )
             found = await self.run("page", plan)
             if order and found:
-                horizon = found[0][5]
-                rows += [Entry(r[0], names[r[1] - 1], r[2], r[3], r[4], r[6:]) for r in found]
+                horizon = found[0][7]
+                rows += [
+                    Entry(r[0], names[r[1] - 1], r[2], r[3], r[4], r[5], r[6], r[8:]) for r in found
+                ]
             else:
-                rows += [Entry(r[0], names[r[1] - 1], r[2], r[3]) for r in found]
+                rows += [Entry(r[0], names[r[1] - 1], r[2], r[3], r[4], r[5]) for r in found]
         if self.caller.policy.mask:
             rows = [row._replace(body=show(row.type, row.body)) for row in rows]
         return in_order(rows, order)[:limit], horizon

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from app import db
-from app.fhir.access import Caller, Right
+from app.fhir.access import Caller, Sight
 from app.fhir.cut import cut
+from app.fhir.errors import FhirError, refused
 from app.fhir.query import All, Query
 from app.fhir.sql import (
     NOTHING_NAMED,
@@ -28,7 +29,7 @@ class Visibility:
     catalogue: Catalogue
     caller: Caller
 
-    async def gate(self, type: str, right: Right) -> tuple[Shape, list[Any]]:
+    async def gate(self, type: str, right: Sight) -> tuple[Shape, list[Any]]:
         """Return the policy for a type ("" for all types) as a shape and its values."""
         if not type:
             return await self.gate_of(self.catalogue.definitions.resource_types, right)
@@ -39,31 +40,27 @@ class Visibility:
         lowering = await self.lowering(())
         return lowering.inside().tree(tree, type, values), values
 
-    async def gate_of(self, types: Iterable[str], right: Right) -> tuple[Shape, list[Any]]:
+    async def gate_of(self, types: Iterable[str], right: Sight) -> tuple[Shape, list[Any]]:
         """Return the policies of several types side by side, equal ones as one.
 
         The gate looks at the type only where policies differ, so types that are not among `types`
         must be kept out by whoever uses it.
         """
-        policy, numbers = self.caller.policy, self.catalogue.definitions.type_numbers
+        policy = self.caller.policy
         trees = {type: policy.of(type, right) for type in types}
         lowering = (await self.lowering(())).inside()
-        groups: dict[str, tuple[Shape, list[Any], list[int]]] = {}
-        for type, tree in trees.items():
-            own: list[Any] = []
-            shape = lowering.tree(tree, type, own)
-            groups.setdefault(repr((shape, own)), (shape, own, []))[2].append(numbers[type])
-        if len(groups) == 1:
-            shape, own, _ = next(iter(groups.values()))
-            return shape, own
-        shapes = [shape for shape, _, _ in groups.values()]
-        return ("types", *shapes), [v for _, own, some in groups.values() for v in (some, *own)]
+        values: list[Any] = []
+        shape = lowering.types(trees.items(), values)
+        # the types are a condition only where there is more than one
+        return (shape[1], values[1:]) if len(shape) == 2 else (shape, values)
 
-    async def lowering(self, trees: Iterable[Query], systems: Iterable[str] = ()) -> Lowering:
+    async def lowering(
+        self, trees: Iterable[Query], systems: Iterable[str] = (), right: Sight = "search"
+    ) -> Lowering:
         """Return what lowers these trees, and the caller's policies where chains meet them.
 
-        `systems` are those whose numbers are needed besides. Raises a 400 for a value set or a code
-        system that the caller does not know.
+        `systems` are those whose numbers are needed besides, `right` that of the search. Raises a
+        400 for a value set or a code system that the caller does not know.
         """
         policy, catalogue = self.caller.policy, self.catalogue
         asked, underneath = named(trees), named(policy.all_trees)
@@ -76,8 +73,17 @@ class Visibility:
             catalogue.indexer.parameter_kinds,
             catalogue.base_url,
             policy,
-            await self.terminology(underneath, everything),
+            await self.underneath(underneath),
+            right,
         )
+
+    async def underneath(self, named: Named) -> Terminology:
+        """Return the numbers of what the policy names; a 403 where one of it is not known."""
+        try:
+            return await self.terminology(named, everything)
+        except FhirError:  # nothing can be shown: under a Not, it would be too much
+            text = "What you may see depends on a value set or code system that is not known here"
+            raise refused("forbidden", text) from None
 
     async def terminology(self, asked: Named, see: membership.MaySee) -> Terminology:
         """Return the numbers of value sets and hierarchies, as far as they are seen."""
@@ -106,7 +112,7 @@ class Visibility:
             seen |= await self.of_keys(keys, type, "search")
         return seen
 
-    async def of_keys(self, keys: list[int], type: str, right: Right) -> set[int]:
+    async def of_keys(self, keys: list[int], type: str, right: Sight) -> set[int]:
         """Return those of `keys` that are visible under the policy of a type."""
         gate, values = await self.gate(type, right)
         number = self.catalogue.definitions.type_numbers[type]
