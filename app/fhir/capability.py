@@ -8,10 +8,10 @@ of the server, so they cannot claim what does not exist.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from app.fhir import patch
+from app.fhir import audit, patch
 from app.fhir.definitions import SearchParameter
 from app.fhir.interaction import COMPARTMENTS, ROUTES, Route
 from app.fhir.operations import Operation, Operations
@@ -25,8 +25,21 @@ FORMATS = [
     *("application/fhir+xml", "application/xml", "xml"),
 ]
 PROFILE = "http://hl7.org/fhir/StructureDefinition/"
+# The types that nobody but the server writes, with all that they can be searched by
+WRITTEN_HERE = {audit.TYPE: audit.PARAMETERS}
 # The types that come first wherever all types are listed for people
 FIRST = ("Patient", "CarePlan", "Encounter", "MedicationRequest")
+
+OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
+SMART_ON_FHIR = {
+    "system": "http://terminology.hl7.org/CodeSystem/restful-security-service",
+    "code": "SMART-on-FHIR",
+    "display": "SMART-on-FHIR",
+}
+SECURITY = (
+    "Every request but this one needs a token (SMART App Launch 2.2, Backend Services). What the"
+    " token does not show does not exist for its bearer."
+)
 
 # search.html#errors: a server SHOULD ignore what it does not know. Then a misspelt parameter
 # answers with the whole table: docs/decisions.md says why ours refuses
@@ -50,7 +63,8 @@ class Offer:
     """What a server can do that is not in the tables: its version, its operations, its settings.
 
     `started` is the instant of its start, `conditional_delete` the code of what a DELETE by
-    criteria may delete, `enforced` whether references are kept whole.
+    criteria may delete, `enforced` whether references are kept whole. `security` are the addresses
+    of the authorization server, by the names of the extension oauth-uris.
     """
 
     software: str
@@ -58,6 +72,7 @@ class Offer:
     operations: Operations
     conditional_delete: str
     enforced: bool = False
+    security: Mapping[str, str] = field(default_factory=dict)
 
 
 def statement(language: Language, offer: Offer, building: Mapping[tuple[str, str], int]) -> bytes:
@@ -87,7 +102,7 @@ def statement(language: Language, offer: Offer, building: Mapping[tuple[str, str
             {
                 "mode": "server",
                 "documentation": f"{HANDLING[language.lenient]} {ORDER}",
-                "security": {"description": "This version asks for no credentials."},
+                "security": _security(offer),
                 "resource": [
                     _resource(language, offer, type, building, referrers[type])
                     for type in definitions.resource_types
@@ -103,6 +118,17 @@ def statement(language: Language, offer: Offer, building: Mapping[tuple[str, str
         ],
     }
     return encode(resource)
+
+
+def _security(offer: Offer) -> Json:
+    """Return how one is let in: conformance.html#using-cs of SMART, for clients from before 2.0."""
+    uris = [{"url": name, "valueUri": uri} for name, uri in offer.security.items()]
+    return {
+        "extension": [{"url": OAUTH_URIS, "extension": uris}],
+        "cors": True,
+        "service": [{"coding": [SMART_ON_FHIR], "text": "OAuth2 using SMART on FHIR"}],
+        "description": SECURITY,
+    }
 
 
 def _system_codes() -> list[str]:
@@ -133,6 +159,8 @@ def _resource(
     building: Mapping[tuple[str, str], int],
     referrers: list[str],
 ) -> Json:
+    if type in WRITTEN_HERE:
+        return _written_here(language, offer, type)
     codes = dict.fromkeys(r.code for r in ROUTES if r.level in ("type", "instance"))
     operations = offer.operations
     return {
@@ -157,6 +185,26 @@ def _resource(
     }
 
 
+def _written_here(language: Language, offer: Offer, type: str) -> Json:
+    known = language.definitions.search_parameters[type]
+    return {
+        "type": type,
+        "profile": PROFILE + type,
+        "documentation": "Written by the server alone; for the role privacy-officer",
+        "interaction": [{"code": "read"}, {"code": "search-type"}],
+        "versioning": "no-version",
+        "readHistory": False,
+        "updateCreate": False,
+        "conditionalCreate": False,
+        "conditionalRead": "not-supported",
+        "conditionalUpdate": False,
+        "conditionalDelete": "not-supported",
+        "referencePolicy": ["literal", "logical"],
+        "searchParam": [_parameter(known[code], None) for code in sorted(WRITTEN_HERE[type])],
+        "operation": _operations(offer.operations.at("type", type)),
+    }
+
+
 def _references(language: Language, type: str) -> list[str]:
     """Return what `_include` may name of a type."""
     return [f"{type}:{p.code}" for p in _supported(language, type) if p.type == "reference"]
@@ -167,6 +215,8 @@ def _referrers(language: Language) -> dict[str, list[str]]:
     definitions = language.definitions
     found: dict[str, list[str]] = {type: [] for type in definitions.resource_types}
     for source in definitions.resource_types:
+        if source in WRITTEN_HERE:
+            continue
         for name in _references(language, source):
             may = definitions.targets(source, name.partition(":")[2]) or found
             for target in dict.fromkeys(may):
@@ -284,13 +334,21 @@ def openapi(language: Language, operations: Operations, prefix: str) -> dict[str
             if route.level in ("type", "instance"):
                 path = f"{prefix}/{route.path.replace('[type]', type)}"
                 _add(paths, path, route, type, _search_parameters(language, type))
-    others = [type for type in definitions.resource_types if type not in FIRST]
+    for type, codes in WRITTEN_HERE.items():
+        known = definitions.search_parameters[type]
+        taken = [_query(code, known[code].description.strip()) for code in sorted(codes)]
+        for route in ROUTES:
+            if route.code in ("read", "search-type"):
+                _add(paths, f"{prefix}/{route.path.replace('[type]', type)}", route, type, taken)
+    apart = {*FIRST, *WRITTEN_HERE}
+    others = [type for type in definitions.resource_types if type not in apart]
     kind = _placeholder("type", {"type": "string", "enum": others})
     for route in ROUTES:
         if route.level in ("type", "instance"):
             _add(paths, f"{prefix}/{route.path}", route, "Other types", [kind])
     center = _placeholder("compartment", {"type": "string", "enum": list(COMPARTMENTS)})
-    searched = {"type": "string", "enum": ["*", *definitions.resource_types]}
+    kinds = [type for type in definitions.resource_types if type not in WRITTEN_HERE]
+    searched = {"type": "string", "enum": ["*", *kinds]}
     for route in ROUTES:
         if route.level == "compartment":
             more = [center, _placeholder("type", searched)] if "[type]" in route.path else [center]
