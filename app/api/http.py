@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from app.api import binary
+from app.api.bearer import INSUFFICIENT_SCOPE, Bearer
 from app.api.body import WORTH_PACKING, Receive, aside, packed, received, too_long
 from app.api.deferring import LONG, PLACE, Deferring
 from app.api.negotiation import (
@@ -33,10 +34,11 @@ from app.api.negotiation import (
     preferences,
     takes_gzip,
 )
-from app.fhir.access import ANYONE
-from app.fhir.errors import FhirError, refused
+from app.fhir.access import ANYONE, Caller
+from app.fhir.audit import refused_at_the_edge
+from app.fhir.errors import FhirError, Issue, refused
 from app.fhir.interaction import Interaction, Pairs, Place, Reply, methods, parse_query, route
-from app.fhir.rest import Server, handle, refusal
+from app.fhir.rest import Server, handle, recorded, refusal
 from app.fhir.wire import pretty
 from app.fhir.xml import Xml
 
@@ -46,6 +48,7 @@ App = Callable[[Scope, Any, Send], Awaitable[None]]
 Headers = Mapping[str, str]
 
 URL_LIMIT = 16 * 1024
+OF_ONE = 128  # requests that one caller may have under way: half of what a worker has
 BODIED = frozenset({"POST", "PUT", "PATCH"})
 
 # Headers that mean one thing: two lines of them contradict each other
@@ -74,7 +77,14 @@ OF_A_VERSION = frozenset({"read", "vread", "create", "update", "patch"})
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 # What a page of another origin may read beside the body
-EXPOSED = ("Content-Location", "ETag", "Last-Modified", "Location", "Retry-After", "X-Request-Id")
+EXPOSED = (
+    *("Content-Location", "ETag", "Last-Modified", "Location", "Retry-After"),
+    *("WWW-Authenticate", "X-Request-Id"),
+)
+
+# What anybody may ask, and what FastAPI answers below the base
+ANONYMOUS = "metadata"
+DISCOVERY, AUTHORIZATION = "/.well-known/", "/oauth/"
 
 NOTHING = Interaction("")
 
@@ -108,15 +118,25 @@ class Endpoint:
     It is an ASGI middleware rather than a route: below the prefix nothing else is looked at. The
     engine is what the lifespan has put into the application's state. Whoever is around it finds
     the route in the scope (`fhir.route`), and has put the request's id there (`request_id`).
+
+    One that is not `guarded` asks nobody for a token: benchmarks compare the two.
     """
 
     def __init__(
-        self, app: App, prefix: str, max_resource_bytes: int, max_bundle_bytes: int
+        self,
+        app: App,
+        prefix: str,
+        max_resource_bytes: int,
+        max_bundle_bytes: int,
+        *,
+        guarded: bool = True,
     ) -> None:
         self.app = app
         self.prefix = prefix
+        self.guarded = guarded
         self.max_resource_bytes = max_resource_bytes
         self.max_bundle_bytes = max_bundle_bytes
+        self.running: dict[str, int] = {}  # requests under way, of each account or client
         self.xml: Xml | None = None
 
     async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
@@ -124,34 +144,42 @@ class Endpoint:
         if scope["type"] != "http" or not self.below(scope["path"]):
             await self.app(scope, receive, send)
             return
-        server: Server = scope["app"].state.server
+        state = scope["app"].state
+        server: Server = state.server
         headers: Headers = {}
         asked, form = NOTHING, PLAIN
+        caller: Caller | None = None
+        taken = ""
         try:
             headers = joined(scope["headers"])
             accept = headers.get("accept", "")
             pairs = asked_for(scope)
             found = negotiated(pairs, accept)
             form = found or PLAIN
-            path = scope["path"][len(self.prefix) :].strip("/")
-            deferring: Deferring = scope["app"].state.deferring
+            path = self.path(scope)
+            caller = await self.caller(state.bearer, path, headers)
+            taken = self.take(caller)
+            deferring: Deferring = state.deferring
             if path.startswith(f"{PLACE}/"):
-                reply = await deferring.answered(ANYONE, scope["method"], path[len(PLACE) + 1 :])
+                reply = await deferring.answered(caller, scope["method"], path[len(PLACE) + 1 :])
+                reply = await self.noted(server, scope, caller, reply)
             elif (place := self.place(server, scope, path)) is None:
                 reply = Reply(204, extra={"Allow": ", ".join(methods(path))})
             else:
-                asked = await self.interaction(server, place, path, pairs, headers, receive)
+                asked = await self.interaction(server, scope, place, pairs, headers, receive)
                 if asked.pairs is not pairs:
                     found = negotiated(asked.pairs, accept)
                 if found is None and not binary.takes_any(place):
                     raise unacceptable()
                 form = found or PLAIN
                 if asked.code in LONG and preferences(headers.get("prefer", "")).respond_async:
-                    reply = await deferring.begin(ANYONE, asked)
+                    reply = await deferring.begin(caller, asked)
                 else:
-                    reply = await handle(server, ANYONE, asked)
-        except FhirError as error:
-            reply = refusal(error)
+                    reply = await handle(server, caller, asked)
+        except FhirError as error:  # what the engine refuses is a reply, and in the audit trail
+            reply = await self.noted(server, scope, caller, refusal(error))
+        finally:
+            self.give(taken)
         wish = Wish(form, headers, scope["request_id"], scope["method"] == "HEAD")
         try:
             await self.respond(send, server, reply, asked, wish)
@@ -159,8 +187,57 @@ class Endpoint:
             await self.respond(send, server, refusal(error), asked, wish._replace(form=PLAIN))
 
     def below(self, path: str) -> bool:
-        """Return whether a path is the FHIR base or below it."""
-        return path.startswith(self.prefix) and path[len(self.prefix) :][:1] in ("", "/")
+        """Return whether a path is the FHIR base or below it, and FHIR says what is there."""
+        if not path.startswith(self.prefix):
+            return False
+        rest = path[len(self.prefix) :]
+        if rest.startswith(DISCOVERY) or (not self.prefix and rest.startswith(AUTHORIZATION)):
+            return False
+        return rest[:1] in ("", "/")
+
+    def path(self, scope: Scope) -> str:
+        """Return what follows the base in the path, without slashes at its ends."""
+        path: str = scope["path"][len(self.prefix) :]
+        return path.strip("/")
+
+    async def caller(self, bearer: Bearer, path: str, headers: Headers) -> Caller:
+        """Return who asks; raises a 401 where nobody knows."""
+        if path == ANONYMOUS or not self.guarded:
+            return ANYONE
+        return await bearer.caller(headers.get("authorization", ""))
+
+    def take(self, caller: Caller) -> str:
+        """Count one more request of a caller, and return whose; raises a 429 for one too many."""
+        subject = caller.subject
+        if subject:
+            running = self.running.get(subject, 0)
+            if running >= OF_ONE:
+                text = f"You have {OF_ONE} requests under way; wait for an answer"
+                raise FhirError([Issue("error", "throttled", text)], 429, {"Retry-After": "1"})
+            self.running[subject] = running + 1
+        return subject
+
+    def give(self, subject: str) -> None:
+        """Count one request of a caller less."""
+        if subject:
+            left = self.running[subject] - 1
+            if left:
+                self.running[subject] = left
+            else:
+                del self.running[subject]
+
+    async def noted(
+        self, server: Server, scope: Scope, caller: Caller | None, reply: Reply
+    ) -> Reply:
+        """Return what was answered out here once it is in the audit trail; 503 if it cannot be."""
+        path = self.path(scope)
+        if server.trail is None or path == ANONYMOUS:
+            return reply
+        found = scope.get("fhir.route")
+        code, request = found.code if found else "", scope["request_id"]
+        row = (scope["method"], path[:URL_LIMIT], reply.status, request, code)
+        event = refused_at_the_edge(server.now(), caller, *row, address=address(scope))
+        return await recorded(server.trail.note(event), reply)
 
     def place(self, server: Server, scope: Scope, path: str) -> Place | None:
         """Return what a request addresses, None where OPTIONS asks what one may do there."""
@@ -176,8 +253,8 @@ class Endpoint:
     async def interaction(
         self,
         server: Server,
+        scope: Scope,
         place: Place,
-        path: str,
         pairs: Pairs,
         headers: Headers,
         receive: Receive,
@@ -198,7 +275,9 @@ class Endpoint:
             prefer=prefer.returning,
             handling=prefer.handling,
             provenance=headers.get("x-provenance", "").encode("latin-1"),
-            url=path,
+            url=self.path(scope),
+            request=scope["request_id"],
+            address=address(scope),
         )
 
     async def sent(self, server: Server, place: Place, headers: Headers, receive: Receive) -> Sent:
@@ -255,6 +334,8 @@ class Endpoint:
             headers.append((b"last-modified", http_date(reply.updated // 1_000_000)))
             if place := own_address(reply, asked):
                 headers.append((b"content-location", f"{server.base_url}/{place}".encode()))
+        if reply.status == 403:
+            headers.append((b"www-authenticate", INSUFFICIENT_SCOPE.encode()))
         if reply.location:
             headers.append((b"location", f"{server.base_url}/{reply.location}".encode()))
         headers += [(name.lower().encode(), value.encode()) for name, value in reply.extra.items()]
@@ -308,7 +389,21 @@ def asked_for(scope: Scope) -> Pairs:
         raise refused("invalid", text, status=400)
     if len(query) + len(scope["path"]) > URL_LIMIT:
         raise refused("too-long", "The URL is too long; POST to _search instead", status=414)
-    return parse_query(query.decode("ascii", "replace")) if query else ()
+    return tokenless(parse_query(query.decode("ascii", "replace"))) if query else ()
+
+
+def address(scope: Scope) -> str:
+    """Return where a request came from, "" where there is no telling."""
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
+def tokenless(pairs: Pairs) -> Pairs:
+    """Return parameters; refuses a token among them (RFC 9700, 4.3.2), which logs would have."""
+    if any(name == "access_token" for name, _ in pairs):
+        text = "A token goes into the header Authorization: Bearer [token], and nowhere else"
+        raise refused("invalid", text, "http.access_token", status=400)
+    return pairs
 
 
 def unacceptable() -> FhirError:
@@ -328,7 +423,7 @@ def own_address(reply: Reply, asked: Interaction) -> str:
 
 def _form(body: bytes) -> Pairs:
     try:
-        return parse_query(body.decode())
+        return tokenless(parse_query(body.decode()))
     except UnicodeDecodeError:
         raise refused("invalid", "The form is not UTF-8") from None
 

@@ -95,7 +95,14 @@ class Watch:
         if scope["method"] not in ("GET", "HEAD"):
             await _send(send, 405, "application/json", b"{}", {"Allow": "GET, HEAD"})
             return
-        status, kind, body = await self.pages[scope["path"]](scope)
+        try:
+            status, kind, body = await self.pages[scope["path"]](scope)
+        except FhirError as error:
+            await respond(send, refusal(error), self._request_id(scope))
+            return
+        except (db.Unavailable, db.TooSlow) as error:
+            await respond(send, refusal(_unavailable(error)), self._request_id(scope))
+            return
         shown = body if scope["method"] == "GET" else b""
         headers = {"Cache-Control": "no-store"}
         await _send(send, status, kind, shown, headers, len(body))
