@@ -76,6 +76,7 @@ def configure(level: str, form: Form) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines(form))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("authlib").setLevel(logging.INFO)  # below it writes tokens
 
 
 Access = Callable[[float, Told], None]

@@ -5,6 +5,7 @@ import gc
 import logging
 import math
 import os
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,16 +20,17 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from fastapi import FastAPI
-from fastapi.middleware.cors import CORSMiddleware
 
-from app import db, logs
+from app import db, logs, private
+from app.api import docs, grants, page, smart
+from app.api.bearer import Bearer
 from app.api.deferring import Deferring
 from app.api.health import pages, sample
-from app.api.http import Endpoint, cors
+from app.api.http import Endpoint
 from app.api.metrics import Metrics
 from app.api.watch import Watch
 from app.config import Settings
-from app.fhir import capability, definitions
+from app.fhir import audit, capability, definitions
 from app.fhir.edition import Edition, Editions
 from app.fhir.operations import Operations, standard
 from app.fhir.query import Language
@@ -139,14 +141,28 @@ def fresh_id() -> str:
     return new_id(time.time_ns() // 1_000_000, os.urandom(10))
 
 
+def settle() -> None:
+    """Tell the collector that what is here now stays, so that it need not look at it again.
+
+    For a process that has one server until it ends: whatever is frozen is never given back.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
 @asynccontextmanager
 async def build(
-    settings: Settings, *, maintaining: bool = False, seconds: float = math.inf
+    settings: Settings,
+    *,
+    maintaining: bool = False,
+    seconds: float = math.inf,
+    audited: bool = True,
 ) -> AsyncIterator[Server]:
     """Yield the engine on an open database, without HTTP; raises NotMigrated.
 
     One for `maintaining` the index takes it as it is, and does no job unasked. A read, a
-    transaction and a batch may take so many `seconds`.
+    transaction and a batch may take so many `seconds`. What is not `audited` leaves no trail.
     """
     limits = (settings.search_timeout_seconds, settings.database_connections)
     database = db.connect(settings.database_url, *limits)
@@ -159,10 +175,6 @@ async def build(
         known = definitions.load()
         operations = standard(settings.base_url)
         editions = await open_editions(settings, database, known, operations)
-        # What is here now stays: the collector need not look at it again
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
         server = Server(
             base_url=settings.base_url,
             database=database,
@@ -177,17 +189,24 @@ async def build(
             max_bundle_entries=settings.max_bundle_entries,
             max_resource_bytes=settings.max_resource_bytes,
             batch_seconds=seconds,
+            trail=audit.Trail(database, known.type_numbers, secrets.randbelow(audit.SLOTS))
+            if audited
+            else None,
+            sources={audit.TYPE: partial(audit.answered, database)},
         )
         if maintaining:
             yield server
             return
         await database.limit(seconds)
-        keeping = asyncio.create_task(editions.keep(fresh_id(), clock))
+        keeping = [asyncio.create_task(editions.keep(fresh_id(), clock))]
+        if audited:
+            keeping.append(asyncio.create_task(audit.keep_sealed(database)))
         try:
             yield server
         finally:
-            keeping.cancel()
-            await asyncio.wait([keeping])
+            for task in keeping:
+                task.cancel()
+            await asyncio.wait(keeping)
     finally:
         await database.close()
 
@@ -206,6 +225,7 @@ async def open_editions(
         operations=operations,
         conditional_delete=settings.conditional_delete,
         enforced=settings.referential_integrity == "enforce",
+        security=smart.places(settings.base_url).security,
     )
 
     async def read(before: Catalogue | None) -> Catalogue:
@@ -240,22 +260,29 @@ def search_language(settings: Settings, known: definitions.Definitions) -> Langu
     )
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, *, alone: bool = False, guarded: bool = True) -> FastAPI:
     """Return the application: the FHIR routes, and pages that describe them.
 
-    Serving starts once the lifespan has opened the database.
+    Serving starts once the lifespan has opened the database. It may be `alone` in its process until
+    that ends. One that is not `guarded` lets anybody do anything and records nothing: with it
+    benchmarks measure what guarding costs.
     """
     prefix = urlsplit(settings.base_url).path
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with build(settings, seconds=settings.request_timeout_seconds) as server:
+        seconds = settings.request_timeout_seconds
+        async with build(settings, seconds=seconds, audited=guarded) as server:
             app.state.server = server
+            app.state.bearer = Bearer(server.database, lambda: app.state.server)
             app.state.deferring = deferring = Deferring(server)
+            if alone:
+                settle()
             beside = [
                 asyncio.create_task(sample_for_others(metrics, server)),
                 asyncio.create_task(deferring.keep()),
+                asyncio.create_task(grants.keep_clean(server.database, server.now)),
             ]
             yield
             await deferring.close(settings.request_timeout_seconds)
@@ -268,25 +295,31 @@ def create_app(settings: Settings) -> FastAPI:
         version=software_version(),
         description="A FHIR R4 server for intensive outpatient programs.",
         lifespan=lifespan,
-        swagger_ui_parameters={"docExpansion": "none"},
+        docs_url=None,  # `docs` has a page that runs nobody else's scripts
+        redoc_url=None,
+        redirect_slashes=False,  # to the host that a client names, whoever that is
     )
     app.add_middleware(
         Endpoint,
         prefix=prefix,
         max_resource_bytes=settings.max_resource_bytes,
         max_bundle_bytes=settings.max_bundle_bytes,
+        guarded=guarded,
     )
     app.add_middleware(  # the last one is the outermost
         Watch,
-        pages=pages(head(settings), metrics),
+        pages=pages(head(settings), metrics, proxied=bool(settings.trusted_proxies)),
         metrics=metrics,
         access=logs.access_log(settings.log_format, settings.log_level),
         limit=settings.max_concurrent_requests,
         body_seconds=settings.request_timeout_seconds,
         body_bytes=BODIES * max(settings.max_bundle_bytes, settings.max_resource_bytes),
     )
-    if settings.cors_origins:
-        app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
+    where = smart.places(settings.base_url)
+    app.include_router(smart.router(settings.base_url))
+    app.include_router(page.router(settings.base_url))
+    app.include_router(docs.router)
+    app.add_middleware(smart.Origins, where, prefix, settings.cors_origins)
     app.openapi = _described(app, settings, prefix)  # type: ignore[method-assign]
     return app
 
@@ -294,8 +327,9 @@ def create_app(settings: Settings) -> FastAPI:
 def application() -> FastAPI:
     """Return the application with the settings of the environment: what a server process runs."""
     settings = Settings()
+    private.check(settings.database_url, settings.tls_certificate)
     logs.configure(settings.log_level, settings.log_format)
-    return create_app(settings)
+    return create_app(settings, alone=True)
 
 
 async def sample_for_others(metrics: Metrics, server: Server) -> None:

@@ -1,0 +1,1 @@
+"""Signing in and letting applications in: tokens, launches, the pages that people see."""
