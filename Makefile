@@ -50,7 +50,7 @@ fuzz: $(VENV)/.test ## Look for answers that no client should get; EXAMPLES=numb
 test-clients: $(VENV)/.test ## Ask a running server with client libraries, JavaScript's included (needs npm)
 	@mkdir -p build/clients
 	cp tests/clients/package.json tests/clients/*.test.js build/clients
-	cd build/clients && npm install --silent --no-package-lock --no-audit --no-fund
+	cd build/clients && npm install --silent --omit=optional --no-package-lock --no-audit --no-fund
 	CLIENTS=$(CURDIR)/build/clients $(BIN)/pytest -n 0 tests/clients
 
 bench: $(VENV)/.test ## Measure the real server; DATA=directory of Synthea bundles, SEARCHES=no

@@ -13,6 +13,6 @@ from tests.support.process import Process, serving
 def server(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """A running server, which begins with an empty database."""
     directory = tmp_path_factory.mktemp("clients")
-    file = shutil.copyfile(sqlite_template, directory / "milepost.db")
+    file = shutil.copy(sqlite_template, directory / "milepost.db")
     with serving(f"sqlite:///{file}", directory / "server.log") as process:
         yield process

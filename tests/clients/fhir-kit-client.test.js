@@ -1,11 +1,14 @@
-// fhir-kit-client: what its documentation shows, against the server that BASE_URL names
+// fhir-kit-client: what its documentation shows, against the server that BASE_URL names, by a TOKEN
 
 import assert from "node:assert/strict";
 import { before, test } from "node:test";
 
 import { Client } from "fhir-kit-client";
 
-const client = new Client({ baseUrl: process.env.BASE_URL });
+const client = new Client({
+  baseUrl: process.env.BASE_URL,
+  bearerToken: process.env.TOKEN,
+});
 const ada = { resourceType: "Patient", name: [{ family: "Marsh" }], gender: "female" };
 const score = {
   resourceType: "Observation",

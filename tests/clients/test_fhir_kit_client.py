@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from tests.support.process import Process
+from tests.support.tokens import TOKEN
 
 CLIENTS = os.environ.get("CLIENTS", "")
 
@@ -18,7 +19,7 @@ def test_fhir_kit_client_does_what_its_documentation_shows(server: Process) -> N
     done = subprocess.run(
         ["node", "--test", "--test-reporter=tap"],
         cwd=CLIENTS,
-        env={**os.environ, "BASE_URL": server.base_url},
+        env={**os.environ, "BASE_URL": server.base_url, "TOKEN": TOKEN},
         capture_output=True,
         text=True,
         timeout=300,

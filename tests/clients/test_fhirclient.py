@@ -9,13 +9,15 @@ from fhirclient.models.patient import Patient
 
 from tests.support.process import Process
 from tests.support.resources import bundle, entry, observation, patient, post, reference
+from tests.support.tokens import AUTHORIZED
 
 
 @pytest.fixture(scope="module")
 def smart(server: Process) -> client.FHIRClient:
     """A client as its documentation makes one: it reads the CapabilityStatement first."""
     smart = client.FHIRClient(settings={"app_id": "tests", "api_base": server.base_url})
-    assert smart.prepare()
+    smart.prepare()
+    smart.server.session.headers.update(AUTHORIZED)
     return smart
 
 
