@@ -16,7 +16,9 @@ RUN /opt/venv/bin/pip install --constraint .ci/constraints.txt setuptools \
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="Milepost" \
       org.opencontainers.image.description="A FHIR R4 server for intensive outpatient programs"
-RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/milepost milepost
+# Nobody else may look into the folder of the database: the server would not start
+RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/milepost milepost \
+ && chmod 700 /var/lib/milepost
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /srv/milepost /srv/milepost
 COPY alembic /srv/milepost/alembic
@@ -31,7 +33,10 @@ WORKDIR /var/lib/milepost
 VOLUME /var/lib/milepost
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 \
-    CMD ["python", "-c", "from os import environ as e; from urllib.request import urlopen as o; o('http://127.0.0.1:' + e['MILEPOST_PORT'] + '/health/ready', timeout=4)"]
+    CMD ["python", "-c", "import os, ssl, urllib.request as u; e = os.environ; s = 'https' if e.get('MILEPOST_TLS_CERTIFICATE') else 'http'; u.urlopen(s + '://127.0.0.1:' + e['MILEPOST_PORT'] + '/health/ready', timeout=4, context=ssl._create_unverified_context())"]
 ENTRYPOINT ["milepost"]
-# The server refuses a schema that is not at head: run `milepost migrate` first (compose.yaml does)
+# The server refuses a schema that is not at head: run `milepost migrate` first (compose.yaml does).
+# And it listens on every address of the container, which it refuses without a certificate
+# (MILEPOST_TLS_CERTIFICATE) or the addresses of the proxy that ends TLS (MILEPOST_TRUSTED_PROXIES):
+# who starts the container knows which
 CMD ["serve"]

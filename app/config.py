@@ -7,7 +7,9 @@ that operators really do change.
 
 import re
 from datetime import UTC, tzinfo
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, model_validator
@@ -44,6 +46,26 @@ def origins(text: str) -> str:
     raise ValueError("expected origins such as https://app.example.org, with commas between, or *")
 
 
+def proxies(text: str) -> str:
+    """Return a list of addresses and networks (`10.0.0.0/8`) without spaces, or `*` for any."""
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        for one in found:
+            if found != ["*"]:
+                ip_network(one)
+    except ValueError as unknown:
+        raise ValueError("expected IP addresses, with commas between, or *") from unknown
+    return ",".join(found)
+
+
+def loopback(host: str) -> bool:
+    """Return whether only this machine reaches `host`; of names just `localhost` says so."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 def zone(name: str) -> tzinfo:
     """Return the time zone of that name (`Europe/Berlin`); UTC needs no zone database."""
     return UTC if name == "UTC" else ZoneInfo(name)
@@ -70,7 +92,7 @@ class Settings(BaseSettings):
             description="Database: `sqlite:///relative.db`, `sqlite:////absolute.db`"
             " or `postgresql://user:password@host/database`"
         ),
-    ] = "sqlite:///milepost.db"
+    ] = "sqlite:///.milepost/milepost.db"
     database_connections: Annotated[
         int,
         Field(
@@ -94,6 +116,21 @@ class Settings(BaseSettings):
     workers: Annotated[
         int, Field(ge=1, le=256, description="Server processes; more than one needs PostgreSQL")
     ] = 1
+    tls_certificate: Annotated[
+        str,
+        Field(
+            description="PEM file with the certificates and the private key of the server, for"
+            " https without a proxy"
+        ),
+    ] = ""
+    trusted_proxies: Annotated[
+        str,
+        AfterValidator(proxies),
+        Field(
+            description="Addresses of the proxies in front that end TLS, with commas between, `*`"
+            " for any: their X-Forwarded-For and X-Forwarded-Proto count"
+        ),
+    ] = ""
     cors_origins: Annotated[
         str,
         AfterValidator(origins),
@@ -192,6 +229,11 @@ class Settings(BaseSettings):
                 "SQLite has one writing process: use PostgreSQL for more than one worker"
             )
         return self
+
+    @property
+    def local(self) -> bool:
+        """Whether all clients are on this machine: the server is asked at a loopback address."""
+        return loopback(urlsplit(self.base_url).hostname or "")
 
     @property
     def zone(self) -> tzinfo:

@@ -28,6 +28,8 @@ def test_a_database_url_is_kept_as_it_is_written(url: str) -> None:
         ({"database_url": "mysql://db/a"}, "expected sqlite:///relative.db"),
         ({"base_url": "/fhir"}, "expected an absolute http or https address"),
         ({"base_url": "http://a/fhir?x=1"}, "expected an absolute http or https address"),
+        ({"trusted_proxies": "proxy.example.org"}, "expected IP addresses, with commas between"),
+        ({"trusted_proxies": "10.0.0.1,*"}, "expected IP addresses, with commas between"),
         ({"time_zone": "Europe/Atlantis"}, "expected the name of a time zone"),
         ({"time_zone": "../etc/passwd"}, "expected the name of a time zone"),
         ({"page_size": 50, "max_page_size": 20}, "page_size is larger than max_page_size"),
@@ -45,6 +47,22 @@ def test_a_wrong_setting_is_refused_with_what_was_expected(
 
 def test_a_base_url_loses_its_final_slash() -> None:
     assert settings(base_url="https://example.org/fhir/").base_url == "https://example.org/fhir"
+
+
+def test_proxies_are_addresses_and_networks_or_any() -> None:
+    assert settings(trusted_proxies="10.0.0.1, 10.1.0.0/16,::1").trusted_proxies == (
+        "10.0.0.1,10.1.0.0/16,::1"
+    )
+    assert settings(trusted_proxies=" * ").trusted_proxies == "*"
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("127.0.0.1:8000", True), ("localhost", True), ("[::1]:8000", True), ("127.8.8.8", True),
+     ("localhost.example.org", False), ("0.0.0.0", False), ("10.0.0.1", False)],
+)  # fmt: skip
+def test_clients_are_local_where_they_ask_at_a_loopback_address(host: str, local: bool) -> None:
+    assert settings(base_url=f"http://{host}/fhir").local == local
 
 
 def test_the_environment_gives_settings_and_arguments_override_it(
