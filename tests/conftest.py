@@ -1,9 +1,11 @@
 """A clean, migrated database for every test, on both engines, and a client of a server on it.
 
 A test that asks for `database_url`, `settings` or `client` runs twice: on SQLite and on
-PostgreSQL. Each starts from a copy of a database that was migrated once.
+PostgreSQL. Each starts from a copy of a database that was migrated once and
+knows one token, with which everything may be done.
 """
 
+import gc
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +20,7 @@ from app.config import Settings
 from tests.support.application import connected
 from tests.support.migrations import upgrade
 from tests.support.postgresql import PostgreSQL, postgresql
+from tests.support.tokens import admit
 
 ENGINES = ["sqlite", "postgresql"]
 BASE_URL = "http://milepost.test/fhir"
@@ -31,6 +34,14 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("milepost")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def seldom_collected() -> None:
+    """Let the collector look seldom, and never at what all tests share, as a server does."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,7 +71,9 @@ def durable_postgresql_server() -> Iterator[PostgreSQL]:
 def postgresql_template(postgresql_server: PostgreSQL) -> Iterator[str]:
     """The name of a migrated database that is only ever copied."""
     name = f"milepost_{os.getpid()}"
-    upgrade(postgresql_server.create(name))
+    url = postgresql_server.create(name)
+    upgrade(url)
+    admit(url)
     yield name
     postgresql_server.drop(name)
 
@@ -70,6 +83,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated SQLite file that is only ever copied."""
     file = tmp_path_factory.mktemp("template") / "milepost.db"
     upgrade(f"sqlite:///{file}")
+    admit(f"sqlite:///{file}")
     return file
 
 
@@ -96,7 +110,7 @@ def database_url(engine: str, request: pytest.FixtureRequest, tmp_path: Path) ->
     """The URL of a migrated database that only this test uses."""
     if engine == "sqlite":
         template = request.getfixturevalue("sqlite_template")
-        yield f"sqlite:///{shutil.copyfile(template, tmp_path / 'milepost.db')}"
+        yield f"sqlite:///{shutil.copy(template, tmp_path / 'milepost.db')}"
         return
     template = request.getfixturevalue("postgresql_template")
     yield from disposable(request.getfixturevalue("postgresql_server"), template)

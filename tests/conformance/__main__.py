@@ -31,6 +31,7 @@ from app.main import ROOT, migrate
 from tests.conformance.official import SELECTION, Example, put_through, survives_xml
 from tests.conformance.parameters import LISTED, exercised, indexed, named
 from tests.support.application import connected
+from tests.support.tokens import admitted
 
 SHA256 = "dce87f1b5b9341867033f7d1f544fa1b5232503f6d62813887ac6b8a8b6cb682"
 EXPLAINED = re.compile(r"^\| `([^`]+\.json)`", re.MULTILINE)
@@ -67,6 +68,7 @@ async def run(found: list[Example]) -> dict[str, str]:
             database_url=url, base_url="http://milepost.test/fhir", max_resource_bytes=64 * MIB
         )
         await asyncio.to_thread(migrate, settings)
+        await admitted(url)
         async with connected(settings) as client:
             results = {e.name: await put_through(client, e) for e in shown(found, "Examples")}
     return {name: what for name, what in results.items() if what}

@@ -11,15 +11,18 @@ import httpx
 import pytest
 
 from app import db, deferred
+from app.api.bearer import Bearer
 from app.api.deferring import LOST, MOST, RUNNING, Deferring
 from app.config import Settings
 from app.deferred import Deferred
 from app.fhir.access import SYSTEM
 from app.fhir.errors import FhirError
+from app.fhir.rest import Server
 from app.main import create_app
 from tests.support.application import JSON, connected, started
 from tests.support.replies import issue
 from tests.support.resources import Resource, batch, get, patient, post, put, transaction
+from tests.support.tokens import AUTHORIZED
 
 ASYNC = {"Prefer": "respond-async"}
 
@@ -132,7 +135,7 @@ async def test_an_address_that_nobody_was_given_is_a_404(client: httpx.AsyncClie
 async def deferring(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, Deferring]]:
     """Yield a client of a server, and what that runs in the background."""
     app = create_app(settings)
-    transport, headers = httpx.ASGITransport(app), {"Content-Type": JSON}
+    transport, headers = httpx.ASGITransport(app), {"Content-Type": JSON, **AUTHORIZED}
     async with (
         started(app),
         httpx.AsyncClient(
@@ -161,8 +164,8 @@ async def test_only_who_asked_has_the_answer(settings: Settings) -> None:
 async def test_a_request_whose_server_ended_is_told_as_lost(settings: Settings) -> None:
     async with deferring(settings) as (client, background):
         server = background.server
-        past = server.now() - 1
-        await deferred.add(server.database, Deferred("lost", "anyone", past, past), MOST)
+        me, past = await name_of_asker(server), server.now() - 1
+        await deferred.add(server.database, Deferred("lost", me, past, past), MOST)
         reply = await client.get("/_async/lost")
 
     assert (reply.status_code, issue(reply)) == (500, ("exception", LOST))
@@ -174,8 +177,8 @@ async def test_a_request_that_runs_here_is_never_lost_though_no_sign_of_it_was_w
     held = asyncio.Event()
     async with deferring(settings) as (client, background):
         server = background.server
-        past = server.now() - 1
-        await deferred.add(server.database, Deferred("slow", "anyone", past, past), MOST)
+        me, past = await name_of_asker(server), server.now() - 1
+        await deferred.add(server.database, Deferred("slow", me, past, past), MOST)
         background.tasks["slow"] = task = asyncio.create_task(answered_when(held))
         running = await client.get("/_async/slow")
         held.set()
@@ -183,6 +186,12 @@ async def test_a_request_that_runs_here_is_never_lost_though_no_sign_of_it_was_w
         del background.tasks["slow"]
 
     assert running.status_code == 202
+
+
+async def name_of_asker(server: Server) -> str:
+    """Return who the client is in the books of the server."""
+    bearer = Bearer(server.database, lambda: server)
+    return (await bearer.caller(AUTHORIZED["Authorization"])).name
 
 
 async def answered_when(held: asyncio.Event) -> None:
@@ -193,12 +202,12 @@ async def answered_when(held: asyncio.Event) -> None:
 async def test_an_answer_that_was_kept_long_enough_is_gone(settings: Settings) -> None:
     async with deferring(settings) as (client, background):
         server = background.server
-        now = server.now()
-        await deferred.add(server.database, Deferred("old", "anyone", now, now), MOST)
+        me, now = await name_of_asker(server), server.now()
+        await deferred.add(server.database, Deferred("old", me, now, now), MOST)
         await deferred.finish(server.database, "old", b"{}", now - 1)
         reply = await client.get("/_async/old")
         await deferred.expire(server.database, server.now())
-        left = await deferred.find(server.database, "old", "anyone")
+        left = await deferred.find(server.database, "old", me)
 
     assert reply.status_code == 404
     assert left is None
@@ -207,9 +216,9 @@ async def test_an_answer_that_was_kept_long_enough_is_gone(settings: Settings) -
 async def test_who_fetches_nothing_is_told_to(settings: Settings) -> None:
     async with deferring(settings) as (client, background):
         server = background.server
-        now = server.now()
+        me, now = await name_of_asker(server), server.now()
         for n in range(MOST):
-            await deferred.add(server.database, Deferred(f"{n}", "anyone", now, now + 10**9), MOST)
+            await deferred.add(server.database, Deferred(f"{n}", me, now, now + 10**9), MOST)
         reply = await client.get("/Patient", headers=ASYNC)
 
     assert (reply.status_code, issue(reply)[0]) == (429, "throttled")

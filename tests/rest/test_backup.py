@@ -6,6 +6,7 @@ docs/operations.md says.
 
 import asyncio
 import resource
+import shutil
 import subprocess
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -25,6 +26,7 @@ from tests.rest import integrity
 from tests.support.postgresql import PostgreSQL, reachable, unprivileged
 from tests.support.process import command, environment, serving
 from tests.support.resources import observation, patient, put, reference, transaction
+from tests.support.tokens import AUTHORIZED
 
 WRITERS = 4
 BEFORE = 40  # writes of each that are acknowledged before the backup begins
@@ -73,7 +75,7 @@ async def written_around(
         finally:
             over.set()
 
-    headers = {"Content-Type": "application/fhir+json"}
+    headers = {"Content-Type": "application/fhir+json", **AUTHORIZED}
     async with httpx.AsyncClient(base_url=base_url, headers=headers, timeout=30) as client:
         writers = [write(client, f"w{n}") for n in range(WRITERS)]
         await asyncio.gather(during(), *writers)
@@ -82,7 +84,7 @@ async def written_around(
 
 def missing(base_url: str, acknowledged: dict[str, bytes]) -> list[str]:
     """Return which of the acknowledged versions are not there as they were."""
-    with httpx.Client(base_url=base_url) as client:
+    with httpx.Client(base_url=base_url, headers=AUTHORIZED) as client:
         return [
             path for path, content in acknowledged.items() if client.get(path).content != content
         ]
@@ -92,7 +94,7 @@ def test_a_copy_that_is_made_while_others_write_has_all_that_was_acknowledged_be
     sqlite_template: Path, tmp_path: Path, run: Callable[..., Result]
 ) -> None:
     source, copy = tmp_path / "milepost.db", tmp_path / "copy.db"
-    source.write_bytes(sqlite_template.read_bytes())
+    shutil.copy(sqlite_template, source)
     results: list[Result] = []
 
     async def back_up() -> None:
@@ -107,7 +109,8 @@ def test_a_copy_that_is_made_while_others_write_has_all_that_was_acknowledged_be
     checked = run(restored, "fsck")
     with serving(restored, tmp_path / "restored.log") as server:
         lost = missing(server.base_url, acknowledged)
-        again = httpx.put(f"{server.base_url}/Patient/after", json=patient(id="after"))
+        address = f"{server.base_url}/Patient/after"
+        again = httpx.put(address, json=patient(id="after"), headers=AUTHORIZED)
 
     assert results[0].exit_code == 0, results[0].output
     assert "nothing is wrong" in results[0].output
@@ -148,6 +151,7 @@ def test_a_damaged_database_gives_no_backup(
 ) -> None:
     source = tmp_path / "milepost.db"
     whole = sqlite_template.read_bytes()
+    source.touch(0o600)
     source.write_bytes(whole[:8192] + b"\xff" * 65536 + whole[8192 + 65536 :])
 
     result = run(f"sqlite:///{source}", "backup", tmp_path / "copy.db")
@@ -192,7 +196,7 @@ def test_a_database_of_an_older_schema_is_copied_before_it_is_upgraded(
     tmp_path: Path, run: Callable[..., Result]
 ) -> None:
     source, copy = tmp_path / "milepost.db", tmp_path / "copy.db"
-    source.touch()
+    source.touch(0o600)
 
     result = run(f"sqlite:///{source}", "backup", copy)
 
@@ -238,7 +242,8 @@ def test_a_dump_of_postgresql_is_restored_with_all_that_was_acknowledged_before(
     checked = run(target, "fsck")
     with serving(target, tmp_path / "restored.log") as server:
         lost = missing(server.base_url, acknowledged)
-        again = httpx.put(f"{server.base_url}/Patient/after", json=patient(id="after"))
+        address = f"{server.base_url}/Patient/after"
+        again = httpx.put(address, json=patient(id="after"), headers=AUTHORIZED)
 
     assert checked.exit_code == 0, checked.output
     assert asyncio.run(integrity.broken(target)) == {}

@@ -83,8 +83,14 @@ async def claimed(client: httpx.AsyncClient) -> Json:
     return found
 
 
-async def test_every_interaction_of_every_type_works(client: httpx.AsyncClient) -> None:
+async def claims_of_records(client: httpx.AsyncClient) -> list[Json]:
+    """Return what is claimed of each type, but for AuditEvent: nobody but the server writes it."""
     claims = (await claimed(client))["resource"]
+    return [claim for claim in claims if claim["type"] != "AuditEvent"]
+
+
+async def test_every_interaction_of_every_type_works(client: httpx.AsyncClient) -> None:
+    claims = await claims_of_records(client)
     made = bodies([claim["type"] for claim in claims])
 
     wrong = {}
@@ -100,7 +106,7 @@ async def test_every_interaction_of_every_type_works(client: httpx.AsyncClient) 
 
 
 async def test_every_conditional_interaction_works(client: httpx.AsyncClient) -> None:
-    claims = {claim["type"]: claim for claim in (await claimed(client))["resource"]}
+    claims = {claim["type"]: claim for claim in await claims_of_records(client)}
     made = bodies(SAMPLE)
 
     wrong = {}
@@ -246,7 +252,7 @@ async def test_every_operation_works_wherever_its_definition_says(
 
     assert wrong == {}
     assert called == CALLS.keys()
-    rare = {type: one for type, one in listed.items() if type not in types}
+    rare = {type: one for type, one in listed.items() if type not in (*types, "AuditEvent")}
     assert {str(sorted(o["name"] for o in one)) for one in rare.values()} == {
         "['expunge', 'meta', 'meta-add', 'meta-delete', 'validate']"
     }

@@ -5,7 +5,10 @@ import bz2
 import gzip
 import json
 import re
+import shlex
+import shutil
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -31,6 +34,7 @@ from tests.support.resources import (
     reference,
     transaction,
 )
+from tests.support.tokens import admit
 
 Command = Callable[..., Result]
 
@@ -99,6 +103,7 @@ def test_migrate_makes_a_database_that_can_be_served(empty_database_url: str) ->
 
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert "up to date" in first.stdout
+    admit(empty_database_url)
     assert stored(empty_database_url, "/Patient") == [200]
 
 
@@ -312,9 +317,10 @@ def test_a_wrong_setting_is_named(name: str, value: str) -> None:
 @pytest.fixture(scope="module")
 def greeting(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """What a server prints, while it runs."""
-    log = tmp_path_factory.mktemp("serve") / "log"
-    with serving(f"sqlite:///{sqlite_template}", log):
-        yield log.read_text()
+    folder = tmp_path_factory.mktemp("serve")
+    file = shutil.copy(sqlite_template, folder / "milepost.db")
+    with serving(f"sqlite:///{file}", folder / "log"):
+        yield (folder / "log").read_text()
 
 
 def test_serve_prints_its_base_url_and_three_requests_to_try(greeting: str) -> None:
@@ -335,12 +341,12 @@ def test_the_requests_that_serve_prints_work(greeting: str) -> None:
 
 def send(line: str) -> httpx.Response:
     """Make the request that a curl command line describes."""
-    url = re.findall(r"http://[^\s']+", line)[-1]
-    header, body = re.search(r"-H '([^']*)'", line), re.search(r"-d '([^']*)'", line)
-    if body is None or header is None:
-        return httpx.get(url)
-    name, value = header[1].split(": ")
-    return httpx.post(url, content=body[1], headers={name: value})
+    words = shlex.split(line)
+    given = [(flag, value) for flag, value in pairwise(words) if flag in ("-H", "-d")]
+    headers = dict(value.split(": ") for flag, value in given if flag == "-H")
+    body = dict(given).get("-d")
+    method = "GET" if body is None else "POST"
+    return httpx.request(method, words[-1], content=body, headers=headers)
 
 
 def test_help_lists_the_commands() -> None:
@@ -355,11 +361,12 @@ def test_help_lists_the_commands() -> None:
 def test_a_database_that_cannot_be_used_is_told_in_a_sentence(
     tmp_path: Path, command: str, what: str
 ) -> None:
+    (tmp_path / "other.db").touch(0o600)
     (tmp_path / "other.db").write_text("something else")
     urls = {
         "nobody listens": "postgresql://milepost:secret@127.0.0.1:1/milepost",
         "no database": f"sqlite:///{tmp_path}/other.db",
-        "no directory": f"sqlite:///{tmp_path}/none/milepost.db",
+        "no directory": f"sqlite:///{tmp_path}/none/of/them.db",
     }
 
     ended = milepost(command, database_url=urls[what])

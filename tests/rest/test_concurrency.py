@@ -402,7 +402,7 @@ async def test_new_systems_and_ids_of_two_servers_do_not_collide(
 async def test_whoever_opens_an_sqlite_file_waits_for_who_has_it_alone(
     sqlite_template: Path, tmp_path: Path
 ) -> None:
-    file = shutil.copyfile(sqlite_template, tmp_path / "milepost.db")
+    file = shutil.copy(sqlite_template, tmp_path / "milepost.db")
     database = db.connect(f"sqlite:///{file}", 30, 1)
     # as a process has it for a moment that is the first to open it, or the last to close it
     other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.process import Process, serving
 from tests.support.resources import batch, get, observation, patient
+from tests.support.tokens import AUTHORIZED
 
 MIB = 1024 * 1024
 LIMIT = MIB  # of a resource; of a Bundle it is twice as much
@@ -83,10 +84,11 @@ COSTLY: dict[str, tuple[str, str, dict[str, str], bytes | str]] = {
 def server(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """A running server with low limits."""
     directory = tmp_path_factory.mktemp("costly")
-    file = shutil.copyfile(sqlite_template, directory / "milepost.db")
+    file = shutil.copy(sqlite_template, directory / "milepost.db")
     limits = {"max_resource_bytes": LIMIT, "max_bundle_bytes": 2 * LIMIT}
     with serving(f"sqlite:///{file}", directory / "server.log", **limits) as process:
-        httpx.put(f"{process.base_url}/Patient/a", json=patient(id="a"), timeout=60)
+        address = f"{process.base_url}/Patient/a"
+        httpx.put(address, json=patient(id="a"), headers=AUTHORIZED, timeout=60)
         yield process
 
 
@@ -98,7 +100,7 @@ def test_what_is_costly_is_answered_within_the_memory_that_the_limits_allow(
     if name == "a search of many values":
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         body = "&".join("name=" + ",".join(["a"] * 2000) for _ in range(200))
-    headers = {"Content-Type": "application/fhir+json", **headers}
+    headers = {"Content-Type": "application/fhir+json", **AUTHORIZED, **headers}
     before = at_rest(server)
 
     reply = httpx.request(

@@ -39,6 +39,7 @@ from tests.support.resources import (
     reference,
     transaction,
 )
+from tests.support.tokens import AUTHORIZED, admit
 
 WRITERS = 6
 ENOUGH = range(60, 180)  # acknowledged writes before the crash
@@ -55,12 +56,13 @@ def durable_url(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> 
     """The URL of a migrated database that is written to disk before it answers."""
     if engine == "sqlite":
         template = request.getfixturevalue("sqlite_template")
-        yield f"sqlite:///{shutil.copyfile(template, tmp_path / 'durable.db')}"
+        yield f"sqlite:///{shutil.copy(template, tmp_path / 'durable.db')}"
         return
     server: PostgreSQL = request.getfixturevalue("durable_postgresql_server")
     name = f"milepost_{uuid4().hex}"
     url = server.create(name)
     upgrade(url)
+    admit(url)
     yield url
     server.drop(name)
 
@@ -194,7 +196,7 @@ async def write(client: httpx.AsyncClient, name: str, ledger: Ledger) -> None:
 
 def connect(base_url: str) -> httpx.AsyncClient:
     """Return a client of a server process."""
-    headers = {"Content-Type": "application/fhir+json"}
+    headers = {"Content-Type": "application/fhir+json", **AUTHORIZED}
     return httpx.AsyncClient(base_url=base_url, headers=headers, timeout=20)
 
 
@@ -272,7 +274,8 @@ def test_a_server_that_is_killed_while_it_writes_loses_nothing_and_leaves_nothin
     with serving(durable_url, tmp_path / "afterwards.log") as server:
         for past in ledgers:
             check(server.base_url, past)
-        again = httpx.put(f"{server.base_url}/Patient/after", json=patient(id="after"))
+        address = f"{server.base_url}/Patient/after"
+        again = httpx.put(address, json=patient(id="after"), headers=AUTHORIZED)
     checked = milepost("fsck", database_url=durable_url)
 
     assert again.status_code == 201
@@ -359,16 +362,20 @@ def test_a_postgresql_that_is_killed_loses_nothing_and_the_server_goes_on_afterw
         }
         url = database.create("milepost")
         upgrade(url)
+        admit(url)
 
-        with serving(url, tmp_path / "server.log") as server:
+        with (
+            serving(url, tmp_path / "server.log") as server,
+            httpx.Client(base_url=server.base_url, headers=AUTHORIZED, timeout=20) as client,
+        ):
             ledger = Ledger(database.pid, random.Random(3))
             asyncio.run(write_until_the_crash(server.base_url, ledger))
-            down = httpx.put(f"{server.base_url}/Patient/x", json=patient(id="x"), timeout=20)
-            read = httpx.get(f"{server.base_url}/Patient/x", timeout=20)
+            down = client.put("/Patient/x", json=patient(id="x"))
+            read = client.get("/Patient/x")
 
             with restarted(ledger.killed, start):
                 wait_until_ready(url, tmp_path / "postgresql.log")
-                up = httpx.put(f"{server.base_url}/Patient/x", json=patient(id="x"), timeout=20)
+                up = client.put("/Patient/x", json=patient(id="x"))
                 check(server.base_url, ledger)
                 broken = asyncio.run(integrity.broken(url))
                 checked = milepost("fsck", database_url=url)

@@ -39,6 +39,8 @@ async def test_what_the_openapi_document_allows_and_what_it_just_forbids_is_answ
     reply = await client.request(**asked)
 
     assert reply.status_code < 500, reply.text
+    if not asked["url"].startswith(BASE_URL) or "/.well-known/" in asked["url"]:
+        return  # what is said there is no resource
     assert not reply.content or reply.json()["resourceType"]
     if reply.status_code >= 400:
         assert outcome(reply)["issue"]

@@ -13,6 +13,7 @@ from tests.conftest import BASE_URL
 from tests.support.application import connected
 from tests.support.replies import ids, issue
 from tests.support.resources import batch, get, observation, patient, post, transaction
+from tests.support.tokens import AUTHORIZED
 
 LIMIT = 20_000
 APP = "https://app.example.org"
@@ -332,7 +333,7 @@ async def test_another_encoding_is_415(client: httpx.AsyncClient) -> None:
 async def test_a_header_of_one_value_is_refused_twice(client: httpx.AsyncClient) -> None:
     names = ["content-type", "if-none-exist", "if-modified-since", "x-provenance", "authorization"]
     for name in names:
-        headers = [(name, "application/fhir+json")] * 2
+        headers = [*AUTHORIZED.items(), *[(name, "application/fhir+json")] * 2]
         request = httpx.Request("POST", f"{BASE_URL}/Patient", headers=headers, json=patient())
 
         reply = await client.send(request)
@@ -360,6 +361,7 @@ async def test_lists_in_headers_may_come_in_several_lines(
         ("If-None-Match", 'W/"1"'),
         ("Prefer", "a"),
         ("Prefer", "b"),
+        *AUTHORIZED.items(),
     ]
     request = httpx.Request("GET", f"{BASE_URL}/Patient/a", headers=headers)
 
@@ -424,7 +426,7 @@ async def test_a_page_of_another_origin_is_told_nothing(narrow: httpx.AsyncClien
 
 
 async def test_no_origin_is_known_unless_it_is_set(client: httpx.AsyncClient) -> None:
-    reply = await client.get("/metadata", headers={"Origin": APP})
+    reply = await client.get("/Patient", headers={"Origin": APP})
 
     assert "Access-Control-Allow-Origin" not in reply.headers
 

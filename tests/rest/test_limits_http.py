@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import gzip
+import shutil
 import socket
 import threading
 import weakref
@@ -31,6 +32,7 @@ from tests.support.postgresql import PostgreSQL
 from tests.support.process import Process, serving
 from tests.support.replies import issue
 from tests.support.resources import Resource, batch, patient, post
+from tests.support.tokens import AUTHORIZATION, AUTHORIZED, admit
 
 LIMIT = 0.2  # seconds that work may take in the database
 ENDLESS = {
@@ -142,7 +144,7 @@ async def served(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, S
         httpx.AsyncClient(
             transport=httpx.ASGITransport(app),
             base_url=settings.base_url,
-            headers={"Content-Type": JSON},
+            headers={"Content-Type": JSON, **AUTHORIZED},
         ) as client,
     ):
         yield client, app.state.server
@@ -239,6 +241,7 @@ def test_a_database_that_says_nothing_is_given_up_until_it_answers_again(
     name = f"milepost_{uuid4().hex}"
     url = durable_postgresql_server.create(name)
     upgrade(url)
+    admit(url)
     postmaster = psutil.Process(durable_postgresql_server.pid)
 
     async def ask() -> tuple[list[int], int]:
@@ -299,7 +302,7 @@ def process(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A server in a process of its own."""
     directory = tmp_path_factory.mktemp("limits")
     file = directory / "milepost.db"
-    file.write_bytes(sqlite_template.read_bytes())
+    shutil.copy(sqlite_template, file)
     with serving(f"sqlite:///{file}", directory / "log") as server:
         yield server
 
@@ -323,7 +326,8 @@ async def told(base_url: str, *parts: bytes) -> bytes:
 
 
 def get(path: bytes = b"/fhir/Patient", headers: bytes = b"") -> bytes:
-    return b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%s\r\n" % (path, headers)
+    head = b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%s%s\r\n"
+    return head % (path, AUTHORIZATION, headers)
 
 
 LONG = b"x" * HEADER_BYTES
@@ -358,7 +362,8 @@ async def test_what_is_no_request_is_refused_with_an_outcome(
 async def test_headers_below_the_limit_and_requests_in_a_row_are_answered(
     process: Process,
 ) -> None:
-    many = b"GET /fhir/Patient HTTP/1.1\r\nHost: x\r\nX: %s\r\n\r\n" % (b"y" * 30_000)
+    lines = AUTHORIZATION + b"X: " + b"y" * 30_000
+    many = b"GET /fhir/Patient HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n" % lines
 
     answer = await told(process.base_url, many * 5, get())
 
@@ -367,7 +372,7 @@ async def test_headers_below_the_limit_and_requests_in_a_row_are_answered(
 
 CHUNKED = (
     b"POST /fhir/Patient HTTP/1.1\r\nHost: x\r\nContent-Type: application/fhir+json\r\n"
-    b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
+    b"%sTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n" % AUTHORIZATION
 )
 
 

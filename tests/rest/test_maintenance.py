@@ -35,6 +35,7 @@ from tests.support.resources import (
     reference,
     transaction,
 )
+from tests.support.tokens import AUTHORIZED
 
 Command = Callable[..., Result]
 
@@ -438,7 +439,7 @@ def test_fsck_keeps_the_placeholder_that_owns_an_old_version(
 async def write_for(seconds: float, base_url: str, name: str) -> None:
     """Write Observations about Patients that are not there, and turn to another one each time."""
     until = time.monotonic() + seconds
-    async with httpx.AsyncClient(base_url=base_url, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=base_url, headers=AUTHORIZED, timeout=20) as client:
         for n in range(100_000):
             subject = reference(f"Patient/{name}-{n % 3}") if n % 4 else None
             body = observation(id=f"{name}-{n % 5}", subject=subject)

@@ -13,6 +13,7 @@ from app.main import create_app
 from tests.support.application import connected, started
 from tests.support.process import serving
 from tests.support.resources import batch, patient, post
+from tests.support.tokens import AUTHORIZED
 
 METRICS = "http://milepost.test/metrics"
 
@@ -79,7 +80,7 @@ async def test_numbers_are_told_to_this_machine_alone(settings: Settings) -> Non
     async with started(app), httpx.AsyncClient(transport=far) as client:
         reply = await client.get(METRICS)
 
-    assert reply.status_code == 404
+    assert reply.status_code == 401
     assert "milepost_" not in reply.text
 
 
@@ -87,7 +88,8 @@ async def test_numbers_are_told_to_this_machine_alone(settings: Settings) -> Non
 def test_any_worker_tells_the_numbers_of_all(database_url: str, tmp_path: Path) -> None:
     with serving(database_url, tmp_path / "log", workers=2) as server:
         for _ in range(40):  # each on a connection of its own, so that both workers have some
-            assert httpx.get(f"{server.base_url}/Patient/none").status_code == 404
+            none = httpx.get(f"{server.base_url}/Patient/none", headers=AUTHORIZED)
+            assert none.status_code == 404
         address = server.base_url.replace("/fhir", "/metrics")
         # A worker counts what it has answered a moment after the client has the answer
         while (

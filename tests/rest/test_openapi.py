@@ -85,7 +85,10 @@ async def test_other_types_and_the_system_are_listed_too(client: httpx.AsyncClie
     ]
     statement = (await client.get("/metadata")).json()
     types = {resource["type"] for resource in statement["rest"][0]["resource"]}
-    assert {*parameter["schema"]["enum"], *FIRST} == types
+    assert {*parameter["schema"]["enum"], *FIRST, "AuditEvent"} == types
+    assert {method for method, path in shown if path.startswith("/fhir/AuditEvent")} == {
+        *("GET", "POST")  # the latter to _search
+    }
 
 
 async def test_an_operation_is_shown_with_the_parameters_that_it_has_there(

@@ -37,6 +37,7 @@ from tests.support.resources import (
     resource,
     transaction,
 )
+from tests.support.tokens import AUTHORIZED
 
 EYE = "https://example.org/eye"
 OFFICIAL = "http://hl7.org/fhir/SearchParameter/"
@@ -518,7 +519,8 @@ async def two_clients(
 ) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
     """Clients of two server processes on one PostgreSQL database."""
     one, other = two_servers
-    options: dict[str, Any] = {"headers": {"Content-Type": "application/fhir+json"}, "timeout": 20}
+    headers = {"Content-Type": "application/fhir+json", **AUTHORIZED}
+    options: dict[str, Any] = {"headers": headers, "timeout": 20}
     async with (
         httpx.AsyncClient(base_url=one, **options) as first,
         httpx.AsyncClient(base_url=other, **options) as second,
@@ -592,7 +594,7 @@ def found_once_built(base_url: str) -> list[str]:
     """Return the ids of all Patients with blue eyes that a server process finds."""
 
     async def find() -> list[str]:
-        async with httpx.AsyncClient(base_url=base_url, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=base_url, headers=AUTHORIZED, timeout=20) as client:
             await built(client)
             return await found(client)
 
@@ -616,7 +618,7 @@ def test_a_load_beside_the_server_writes_by_the_definitions_in_force(
     ):
         wait_until(lambda: load.poll() is not None or number(database_url, written) >= 1)
         url = f"{server.base_url}/SearchParameter/eye"
-        reply = httpx.put(url, json=search_parameter(id="eye"), timeout=20)
+        reply = httpx.put(url, json=search_parameter(id="eye"), headers=AUTHORIZED, timeout=20)
         # The load cannot end before this, nor have read anything of it before the definition came
         feed = Thread(target=pipe.write_text, args=[blue_eyed("later", 300)], daemon=True)
         feed.start()
@@ -637,7 +639,7 @@ def test_a_server_that_is_killed_while_it_builds_goes_on_when_it_is_started_agai
     done = "SELECT coalesce(max(done), 0) FROM job"
     with serving(database_url, tmp_path / "first.log") as server:
         url = f"{server.base_url}/SearchParameter/eye"
-        reply = httpx.put(url, json=search_parameter(id="eye"))
+        reply = httpx.put(url, json=search_parameter(id="eye"), headers=AUTHORIZED)
         wait_until(lambda: number(database_url, done) > 0)
         server.kill()
     half = number(database_url, done)

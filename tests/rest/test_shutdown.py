@@ -11,6 +11,7 @@ import pytest
 from tests.rest import integrity
 from tests.support.process import Process, serving
 from tests.support.resources import patient
+from tests.support.tokens import AUTHORIZATION, AUTHORIZED
 
 BODY = json.dumps(patient(id="p")).encode()
 
@@ -29,7 +30,7 @@ class Upload:
         reader, writer = await asyncio.open_connection(url.host, url.port)
         writer.write(
             b"PUT /fhir/Patient/p HTTP/1.1\r\nHost: x\r\nContent-Type: application/fhir+json\r\n"
-            b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+            b"%sExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % (AUTHORIZATION, len(BODY))
         )
         assert (await reader.readline()).startswith(b"HTTP/1.1 100 ")
         await reader.readline()
@@ -73,7 +74,7 @@ def test_a_request_under_way_is_answered_before_the_server_ends(
         answer = asyncio.run(end_while_uploading(server))
         server.popen.wait(30)
     with serving(database_url, tmp_path / "again.log") as server:
-        read = httpx.get(f"{server.base_url}/Patient/p")
+        read = httpx.get(f"{server.base_url}/Patient/p", headers=AUTHORIZED)
 
     assert answer.startswith(b"HTTP/1.1 201 "), answer
     assert answer.endswith(read.content)
@@ -96,7 +97,9 @@ def test_what_is_acknowledged_while_the_server_ends_is_there(
     async def end_under_load(server: Process) -> list[str]:
         acknowledged: list[str] = []
         async with httpx.AsyncClient(
-            base_url=server.base_url, timeout=30, headers={"Content-Type": "application/fhir+json"}
+            base_url=server.base_url,
+            timeout=30,
+            headers={"Content-Type": "application/fhir+json", **AUTHORIZED},
         ) as client:
             writers = [asyncio.create_task(write(client, f"w{n}", acknowledged)) for n in range(6)]
             while len(acknowledged) < 60:  # noqa: ASYNC110
@@ -110,7 +113,7 @@ def test_what_is_acknowledged_while_the_server_ends_is_there(
         server.popen.wait(30)
     with (
         serving(database_url, tmp_path / "again.log") as server,
-        httpx.Client(base_url=server.base_url) as client,
+        httpx.Client(base_url=server.base_url, headers=AUTHORIZED) as client,
     ):
         lost = [path for path in acknowledged if client.get(path).status_code != 200]
 

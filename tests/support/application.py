@@ -9,17 +9,21 @@ from fastapi import FastAPI
 
 from app.config import Settings
 from app.main import create_app
+from tests.support.tokens import AUTHORIZED
 
 JSON = "application/fhir+json"
 
 
 @asynccontextmanager
 async def connected(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """Yield a client of a server with these settings; its paths begin at the FHIR base."""
+    """Yield a client of a server with these settings; its paths begin at the FHIR base.
+
+    It asks with the token that is in every copy of the migrated database.
+    """
     app = create_app(settings)
     async with started(app):
         transport = httpx.ASGITransport(app)
-        headers = {"Accept": JSON, "Content-Type": JSON}
+        headers = {"Accept": JSON, "Content-Type": JSON, **AUTHORIZED}
         async with httpx.AsyncClient(
             transport=transport, base_url=settings.base_url, headers=headers
         ) as client:

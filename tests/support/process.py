@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -58,10 +59,16 @@ def milepost(
 
 @contextmanager
 def serving(database_url: str, log: Path, **settings: object) -> Iterator[Process]:
-    """Yield a server that answers, and kill it afterwards if it still runs."""
-    port = free_port()
-    base_url = f"http://127.0.0.1:{port}/fhir"
-    env = environment(database_url, base_url=base_url, port=port, **settings)
+    """Yield a server that answers, and kill it afterwards if it still runs.
+
+    It listens on a port of its own; whoever gives a `base_url` gives its `port`, too.
+    """
+    port = settings.get("port") or free_port()
+    given = {"base_url": f"http://127.0.0.1:{port}/fhir", "port": port, **settings}
+    env = environment(database_url, **given)
+    # By itself, or through a proxy that is not there: what it is asked at here
+    scheme = "https" if "tls_certificate" in settings else "http"
+    base_url = f"{scheme}://127.0.0.1:{port}/fhir"
     with log.open("wb") as output:
         popen = subprocess.Popen(
             command("serve"),
@@ -90,8 +97,9 @@ def free_port() -> int:
 def wait_until_answering(process: Process, seconds: float = 120) -> None:
     """Return when /metadata answers; a server that does not is an error with its log."""
     until = time.monotonic() + seconds
+    address, unverified = f"{process.base_url}/metadata", ssl._create_unverified_context()
     while time.monotonic() < until and process.popen.poll() is None:
-        with suppress(OSError), urllib.request.urlopen(f"{process.base_url}/metadata") as reply:
+        with suppress(OSError), urllib.request.urlopen(address, context=unverified) as reply:
             reply.read()
             return
         time.sleep(0.05)
