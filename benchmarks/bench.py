@@ -23,11 +23,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import backend
 from benchmarks.generator import run
 from benchmarks.processes import Server, cpu, memory, peak_memory, served
 from benchmarks.workload import ROWS, entries, files, message
 from tests.support.postgresql import postgresql
 from tests.support.process import command, environment, free_port
+from tests.support.tokens import admit
 
 UVICORN = ["--log-level", "warning", "--no-access-log", "--loop", "uvloop", "--http", "httptools"]
 COLUMNS = ["", "CPU µs", "floors", "PG µs", "a second", "p50 ms", "p99 ms"]
@@ -35,6 +37,8 @@ ENGINES = ["SQLite", "PostgreSQL"]
 WIDTH = 104
 WARM_UP_SECONDS = 0.5
 LEAST_LOADED = 2000
+LEAST_TOKENS = 100  # a second, on one core
+MOST_TOKENS = 800  # of the half second of one run
 MOST_IDLE_MIB = 150
 MOST_START_SECONDS = 2
 
@@ -50,11 +54,20 @@ class Bench:
     table: Table
 
     def figures(
-        self, server: Server, database: int | None, requests: list[bytes], connections: int
+        self,
+        server: Server,
+        database: int | None,
+        requests: list[bytes],
+        connections: int,
+        runs: int | None = None,
     ) -> list[float]:
-        """Return the medians: CPU of server and database in µs, rate, p50 and p99 in ms."""
-        runs = []
-        for seconds in [WARM_UP_SECONDS, *[self.seconds] * self.runs]:
+        """Return the medians: CPU of server and database in µs, rate, p50 and p99 in ms.
+
+        They are of so many runs after one to warm up, of that one where there is no other.
+        """
+        wanted = self.runs if runs is None else runs
+        found = []
+        for seconds in [WARM_UP_SECONDS, *[self.seconds] * wanted]:
             before = cpu(server.pid), cpu(database)
             job = self.generator.submit(run, server.port, requests, connections, seconds)
             result = job.result()
@@ -64,8 +77,8 @@ class Bench:
             spent = cpu(server.pid) - before[0], cpu(database) - before[1]
             each = [used / count * 1e6 for used in spent]
             latencies = [result.percentile(50), result.percentile(99)]
-            runs.append([*each, count / result.seconds, *latencies])
-        return [median(column) for column in zip(*runs[1:], strict=True)]
+            found.append([*each, count / result.seconds, *latencies])
+        return [median(column) for column in zip(*(found[1:] or found), strict=True)]
 
     def measure_floor(self) -> float:
         """Add the row of the bare application and return its CPU time."""
@@ -82,6 +95,8 @@ class Bench:
         base_url = f"http://127.0.0.1:{port}/fhir"
         env = environment(url, port=port, base_url=base_url, log_level="warning")
         subprocess.run(command("migrate"), env=env, check=True, stdout=subprocess.DEVNULL)
+        admit(url)
+        backend.register(url)
         self.table.add_section()
         self.add(f"[bold]{engine}[/bold]")
         self.measure_load(env, database)
@@ -99,8 +114,46 @@ class Bench:
                 self.add(row.name, f"{mine:,.0f}", floors, beside, *rest)
             self.add("MiB, idle worker", judged(idle, MOST_IDLE_MIB))
             self.add("MiB, at most", f"{peak_memory(server.pid):,.0f}")
+            self.measure_tokens(server, database)
+            self.measure_guard(server, database, env)
         ready = judged(median(starts), MOST_START_SECONDS, form=".2f")
         self.add("seconds until it answers", ready)
+
+    def measure_guard(self, server: Server, database: int | None, env: dict[str, str]) -> None:
+        """Add the rows that compare the server with one without tokens and without a trail.
+
+        Both run, and take turns, so that whoever else uses the machine is in the way of both.
+        """
+        port = free_port()
+        with served(["benchmarks.unguarded"], port, {**env, "MILEPOST_PORT": str(port)}) as other:
+            for row in ROWS:
+                if row.guarded is None:
+                    continue
+                requests = row.requests(server)
+                ratios = []
+                for _ in range(self.runs):
+                    spent = [
+                        self.figures(one, database, requests, row.connections, runs=1)[0]
+                        for one in (server, other)
+                    ]
+                    ratios.append(spent[0] / spent[1])
+                times = judged(median(ratios), row.guarded, form=".2f")
+                self.add(f"{row.name}: times without tokens, trail", times)
+
+    def measure_tokens(self, server: Server, database: int | None) -> None:
+        """Add the row of the token endpoint, and how many it makes a second on one core."""
+        spent, beside, latencies = [], [], []
+        for _ in range(1 + self.runs):
+            requests = backend.requests(server.port, MOST_TOKENS)
+            mine, other, _, *times = self.figures(server, database, requests, 16, runs=0)
+            spent.append(mine)
+            beside.append(other)
+            latencies.append(times)
+        mine, other = median(spent[1:]), median(beside[1:])
+        rate = judged(-1e6 / mine, -LEAST_TOKENS)
+        shown = f"{other:,.0f}" if database else ""
+        times = [median(column) for column in zip(*latencies[1:], strict=True)]
+        self.add("token by client_credentials", f"{mine:,.0f}", "", shown, rate, *times)
 
     def measure_load(self, env: dict[str, str], database: int | None) -> None:
         """Load the files with one process, validation on, and add the row."""

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.tokens import AUTHORIZED
+
 MIB = 1024 * 1024
 
 
@@ -56,7 +58,8 @@ class Server:
 
     def get(self, path: str) -> bytes:
         """Return the body of one reply."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}") as reply:
+        asked = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=AUTHORIZED)
+        with urllib.request.urlopen(asked) as reply:
             body: bytes = reply.read()
             return body
 

@@ -53,6 +53,7 @@ from benchmarks.workload import message
 from tests.support.application import JSON, started
 from tests.support.postgresql import PostgreSQL, postgresql
 from tests.support.process import command, environment, free_port
+from tests.support.tokens import AUTHORIZED, admit
 
 COLUMNS = ["", "p50 ms", "p95 ms", "CPU µs", "PG µs", "read", "scans", "SQL ms", "by hand", "times"]
 WIDTH = 128
@@ -388,7 +389,7 @@ async def opened(settings: Settings) -> AsyncIterator[Engine]:
         recording = Recording(app.state.server.database)
         app.state.server = replace(app.state.server, database=recording)
         transport = httpx.ASGITransport(app)
-        headers = {"Accept": JSON, "Content-Type": JSON}
+        headers = {"Accept": JSON, "Content-Type": JSON, **AUTHORIZED}
         async with httpx.AsyncClient(
             transport=transport, base_url=settings.base_url, headers=headers
         ) as client:
@@ -475,7 +476,7 @@ def loaded(engine: str, resources: int, home: Path) -> Iterator[tuple[str, int |
 def opened_at(engine: str, place: Path) -> Iterator[tuple[str, int | None]]:
     """Yield the URL of the database that is at a place or will be, and its process."""
     if engine == "SQLite":
-        yield f"sqlite:///{place}", None
+        yield f"sqlite:///{place / 'bench.db'}", None
         return
     new = not place.exists()
     with postgresql(durable=True, kept=place) as server:
@@ -494,6 +495,7 @@ def load(url: str, resources: int, home: Path) -> None:
     try:
         arguments = [*command("load"), *map(str, population.write(resources, files))]
         subprocess.run(command("migrate"), env=environment(url), check=True, capture_output=True)
+        admit(url)
         subprocess.run(arguments, env=environment(url), check=True, stdout=subprocess.DEVNULL)
     finally:
         shutil.rmtree(files)
