@@ -22,7 +22,7 @@ def list_all() -> None:
     """Show the keys that are published, the signing one first."""
 
     async def work(server: Server) -> list[grants.SigningKey]:
-        return await grants.signing_keys(server.database, server.now())
+        return await grants.signing_keys(server.database, server.now(), noted(server, "key"))
 
     show(_table(with_engine(work)))
 

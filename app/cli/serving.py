@@ -72,7 +72,9 @@ async def prepared(settings: Settings) -> Printed:
     try:
         trail = audit.Trail(database, {}, os.getpid())
         password = await first_administrator(database, trail)
-        await grants.signing_keys(database, house.clock())
+        now = house.clock()
+        made = audit.security_event(now, "command line", "key", audit.SUCCESS)
+        await grants.signing_keys(database, now, trail.changes([made]))
         token = ""
         if to_be_tried(settings):
             token = await issued(database, trail, scope=SCOPE, seconds=SECONDS)

@@ -132,7 +132,9 @@ async def issued(
     Without a client it is one of the built-in client of the command line, which is made on demand.
     """
     now, secret = house.clock(), grants.new_secret()
-    client = client or (await grants.command_line(database, now)).id
+    if not client:
+        made = audit.security_event(now, AGENT, "client", audit.SUCCESS, added=grants.COMMAND_LINE)
+        client = (await grants.command_line(database, now, trail.changes([made]))).id
     told = {"client": client, "scope": scope, "account": account, "patient": patient}
     known: dict[str, Any] = {name: value for name, value in told.items() if value}
     event = audit.security_event(now, AGENT, "token", audit.SUCCESS, **known)

@@ -159,9 +159,10 @@ def test_a_token_is_good_for_as_long_as_it_is_asked(run: Command, database_url: 
 def test_a_token_leaves_a_row_without_itself(run: Command, database_url: str) -> None:
     token = run("token", "--scope", "patient/*.rs", "--patient", "1").stdout.strip()
 
-    (row,) = trail(database_url)
+    made, row = trail(database_url)
 
     known = {"client": grants.COMMAND_LINE, "scope": "patient/*.rs", "patient": "Patient/1"}
+    assert made == ("command line", "client", {"added": grants.COMMAND_LINE})
     assert row == ("command line", "token", known)
     assert token not in str(row)
 
@@ -512,6 +513,15 @@ def test_every_change_leaves_a_row(run: Command, database_url: str) -> None:
 
     codes = ["user", "password", "user", "client", "client", "key"]
     assert [(agent, code) for agent, code, _ in found] == [("command line", one) for one in codes]
+
+
+def test_what_is_made_on_demand_leaves_a_row_once(run: Command, database_url: str) -> None:
+    for _ in range(2):
+        run("keys", "list")
+        run("token", "--scope", "system/*.rs")
+
+    codes = [code for _, code, _ in trail(database_url)]
+    assert codes == ["key", "client", "token", "token"]
 
 
 def test_the_audit_trail_of_the_commands_is_proved(run: Command) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app import db
 from app.api import grants
 from app.config import Settings
 from app.fhir.access import parse_scopes
@@ -228,3 +229,13 @@ async def test_origins_of_the_settings_call_the_api_as_well(database_url: str) -
             return allowed(reply)
 
         assert [await answer(one) for one in (APP, OTHER, EVIL)] == [APP, OTHER, ""]
+
+
+async def test_the_first_key_leaves_a_row_and_no_later_look_at_it(office: Office) -> None:
+    for _ in range(2):
+        reply = await office.http.get("/oauth/jwks")
+        assert len(reply.json()["keys"]) == 1
+
+    statement = db.Statement("SELECT agent, outcome FROM audit WHERE code = 'key'", ())
+    found = await office.database.read(lambda connection: connection.rows(statement, {}))
+    assert [tuple(row) for row in found] == [("system", 0)]

@@ -264,10 +264,11 @@ async def check_client_secret(database: db.Database, id: str, secret: str) -> bo
     return hmac.compare_digest(stored or hashed(new_secret()), hashed(secret))
 
 
-async def command_line(database: db.Database, now: int) -> Client:
+async def command_line(database: db.Database, now: int, also: Sequence[db.Change] = ()) -> Client:
     """Return the client of the tokens that `milepost token` prints, made or let in on demand.
 
     It has no secret and no grant types: nobody gets a token for it but whoever has the database.
+    What is to be written `also` is written only where it is made or let in.
     """
     client = Client(COMMAND_LINE, COMMAND_LINE, "symmetric", created=now)
     found = await find_client(database, COMMAND_LINE)
@@ -277,7 +278,7 @@ async def command_line(database: db.Database, now: int) -> Client:
     change = db.Change("put", C, tuple(row), [tuple(row.values())], by=("id",))
 
     async def work(connection: db.Connection) -> None:
-        await connection.change([change], final=True)
+        await connection.change([change, *also], final=True)
 
     await database.write(work)
     return client

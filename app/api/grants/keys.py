@@ -60,13 +60,18 @@ def _keys_of(rows: Sequence[db.Row]) -> list[SigningKey]:
     return [SigningKey(kid, msgspec.json.decode(jwk), *times) for kid, jwk, *times in rows]
 
 
-async def signing_keys(database: db.Database, now: int) -> list[SigningKey]:
-    """Return the keys that are shown; the first one signs, and is made when there is none yet."""
+async def signing_keys(
+    database: db.Database, now: int, also: Sequence[db.Change] = ()
+) -> list[SigningKey]:
+    """Return the keys that are shown; the first one signs.
+
+    It is made when there is none yet; what is to be written `also` is written with it alone.
+    """
     values: dict[str, object] = {"before": now - SHOWN}
     found = _keys_of(await read(database, _statements(database.dialect)["all"], values))
     if found and not found[0].retired:
         return found
-    return await _add(database, now, (), only_first=True)
+    return await _add(database, now, also, only_first=True)
 
 
 async def rotate_keys(

@@ -36,6 +36,7 @@ from app.api.smart.clients import SECOND, Desk, Known, by_assertion, known
 from app.api.smart.flows import Asked, Backend, Challenge, Code, Held, Refresh, Unauthenticated
 from app.fhir import audit
 from app.fhir.access import TOO_MANY, Scopes, meet, parse_scopes, too_many
+from app.fhir.rest import Server
 
 ACCESS = 3600  # seconds that an access token of a person is good
 BACKEND = 300  # backend-services.html: a token of a client for itself should be good no longer
@@ -47,6 +48,13 @@ TOLD = ("fhirContext", "intent", "need_patient_banner", "smart_style_url")
 CARRIED = ("patient", "encounter", *TOLD, "session", "auth_time")
 
 Answer = tuple[int, dict[str, Any], dict[str, str]]
+
+
+async def signing(server: Server) -> list[grants.SigningKey]:
+    """Return our keys, the one that signs first; where there is none one is made, and noted."""
+    made = audit.security_event(server.now(), "system", "key", audit.SUCCESS)
+    row = server.trail.changes([made]) if server.trail else ()
+    return await grants.signing_keys(server.database, server.now(), row)
 
 
 class Authority(AuthorizationServer):  # type: ignore[misc]
@@ -284,7 +292,7 @@ class Authority(AuthorizationServer):  # type: ignore[misc]
 
     def signed(self, claims: Mapping[str, Any]) -> str:
         """Return claims as a JWT under the key that is in use."""
-        keys = self.desk.wait(grants.signing_keys(self.desk.server.database, self.desk.now))
+        keys = self.desk.wait(signing(self.desk.server))
         header = {"alg": "RS256", "kid": keys[0].kid, "typ": "JWT"}
         key = signer(msgspec.json.encode(keys[0].jwk))
         return jwt.encode(header, dict(claims), key, algorithms=["RS256"])

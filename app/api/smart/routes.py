@@ -21,7 +21,7 @@ from app.api.smart import asking, discovery, issuing, messages
 from app.api.smart.clients import Desk
 from app.api.smart.fetching import fetch
 from app.api.smart.flows import Asked
-from app.api.smart.issuing import Answer, Authority
+from app.api.smart.issuing import Answer, Authority, signing
 from app.api.smart.keys import KeySets
 from app.api.smart.launch import NAMES, launched
 from app.api.smart.messages import Bad, reply
@@ -157,8 +157,7 @@ def _discovery(found: APIRouter, where: Places) -> None:
     async def jwks(request: Request) -> Response:
         """Show the keys that id tokens are signed with."""
         server: Server = request.app.state.server
-        keys = await grants.signing_keys(server.database, server.now())
-        return kept({"keys": [published(key) for key in keys]})
+        return kept({"keys": [published(key) for key in await signing(server)]})
 
 
 def published(key: grants.SigningKey) -> dict[str, Any]:
