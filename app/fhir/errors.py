@@ -8,7 +8,7 @@ the client will see. Texts never quote clinical content: they name places, rules
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Severity = Literal["fatal", "error", "warning", "information"]
@@ -48,18 +48,20 @@ class Issue:
     """One finding: how bad, which kind (issue-type), in words, and the element it is about.
 
     `expression` is a simple FHIRPath (`Patient.name[0].family`) or, for a URL, `http.<parameter>`;
-    it is empty where no single place is at fault.
+    it is empty where no single place is at fault. `details` is the (system, code) of the rule that
+    found it, where there is one: OperationOutcome.issue.details.
     """
 
     severity: Severity
     code: str
     text: str
     expression: str = ""
+    details: tuple[str, str] | None = None
 
     def under(self, place: str) -> "Issue":
         """Return the same finding with its place named from `place` downward (a bundle entry)."""
         inside = f"{place}.{self.expression}" if self.expression else place
-        return Issue(self.severity, self.code, self.text, inside)
+        return replace(self, expression=inside)
 
 
 class FhirError(Exception):
@@ -92,6 +94,9 @@ def outcome(issues: Iterable[Issue]) -> dict[str, Any]:
             "code": issue.code,
             "diagnostics": issue.text,
         }
+        if issue.details:
+            system, code = issue.details
+            row["details"] = {"coding": [{"system": system, "code": code}], "text": issue.text}
         if issue.expression:
             row["expression"] = [issue.expression]
         rows.append(row)

@@ -15,6 +15,7 @@ from app.fhir.errors import FhirError, outcome, refused
 from app.fhir.interaction import Interaction, Reply
 from app.fhir.operations import Operations
 from app.fhir.query import PRESENTATION, Language
+from app.fhir.rules import Rules
 from app.fhir.store import Catalogue, Seen, Store
 from app.fhir.validation import Validator
 from app.fhir.wire import encode
@@ -33,7 +34,8 @@ class Server:
     `now` gives microseconds since 1970, cut to milliseconds (the precision of lastUpdated);
     `new_id` a fresh id. `edition` is what a request knows of the definitions in force from its
     beginning to its end, `editions` has the newest. `trail` is where what happens is noted; without
-    one nothing is. `sources` answer for types that are not in the store.
+    one nothing is. `sources` answer for types that are not in the store. `rules` hold for every
+    write. `under_way` are the names of calls that may come twice, while they are made.
     """
 
     base_url: str
@@ -51,6 +53,8 @@ class Server:
     batch_seconds: float = math.inf
     trail: Trail | None = None
     sources: Mapping[str, Source] = field(default_factory=dict)
+    rules: Rules = field(default_factory=Rules)
+    under_way: set[bytes] = field(default_factory=set)
 
     @property
     def definitions(self) -> Definitions:

@@ -25,6 +25,7 @@ from app.fhir.rest.writing import (
     Prepared,
     check,
     check_size,
+    completed,
     create,
     delete,
     existing,
@@ -140,6 +141,8 @@ async def _transaction(
             inner = entry.interaction
             known = locked.get((inner.type, inner.id))
             with placed(entry):
+                if prepared is not None:
+                    prepared = await completed(server, store, inner, prepared)
                 if prepared is None:
                     reply = await delete(store, inner, known, now)
                 elif inner.code == "create":

@@ -24,6 +24,7 @@ from app.fhir.manifest import Identity
 from app.fhir.rest import provenance
 from app.fhir.rest.conditions import claims, conditional, reachable, resolve
 from app.fhir.rest.referential import NOWHERE, Findings, look
+from app.fhir.rest.ruling import checked, concerned, filled
 from app.fhir.rest.server import Server, check_parameters, matches
 from app.fhir.store import CREATED, LIVE, Current, Store, Version, nothing, refusals
 from app.fhir.wire import Resource, compact, decode, encode
@@ -85,14 +86,20 @@ async def settled(
     entries: Mapping[Identity, str] = NOWHERE,
     beside: Callable[[], Sequence[db.Change]] = nothing,
 ) -> Findings:
-    """Write what is staged with its Provenance; return what is to be said of broken references.
+    """Write what is staged with its Provenance; return what is to be said of it.
 
-    `entries` are the places in a Bundle of what was written; `beside` is written with it.
+    That is of broken references, and of rules. `entries` are the places in a Bundle of what was
+    written; `beside` is written with it.
     """
     if asked.provenance:
         attest(server, store, asked)
+    if concerned(server, store.written):
+        await store.begin()
     await store.flush(beside)
-    return await look(server, store, entries)
+    found = {**await look(server, store, entries)}
+    for key, warnings in (await checked(server, store, entries)).items():
+        found[key] = [*found.get(key, ()), *warnings]
+    return found
 
 
 def attest(server: Server, store: Store, asked: Interaction) -> None:
@@ -146,18 +153,19 @@ async def _perform_write(
         resolved = await resolve(server, store, [Entry("", interaction=asked)])
         plain, locked = [entry.interaction for entry in resolved.writes], resolved.locked
     elif asked.code == "create" and prepared is not None:
+        prepared = await completed(server, store, asked, prepared)
         return create(store, asked, asked.id or server.new_id(), prepared, now)
     else:
         claimed = [(asked.type, asked.id)] if claims(store, asked) else []
         plain, locked = [asked], await store.lock(await reachable(store, [asked]), claimed)
     replies = [
-        await _stage(server, store, one, locked.get((one.type, one.id)), prepared, now)
+        await stage(server, store, one, locked.get((one.type, one.id)), prepared, now)
         for one in plain
     ]
     return together(replies)
 
 
-async def _stage(
+async def stage(
     server: Server,
     store: Store,
     asked: Interaction,
@@ -165,16 +173,16 @@ async def _stage(
     prepared: Prepared | None,
     now: int,
 ) -> Reply:
-    """Stage a write that names its resource, whose row is locked."""
+    """Stage a write that names its resource, whose row is locked; a create may have no id yet."""
     if asked.code == "read":
         return await existing(store, asked)
     if asked.code == "delete":
         return await delete(store, asked, current, now)
     if asked.code == "patch":
         asked = await patched(server, store, asked, current)
-    prepared = prepared or prepare(server, asked)
+    prepared = await completed(server, store, asked, prepared or prepare(server, asked))
     if asked.code == "create":
-        return create(store, asked, asked.id, prepared, now)
+        return create(store, asked, asked.id or server.new_id(), prepared, now)
     return await update(store, asked, current, prepared, now)
 
 
@@ -222,6 +230,18 @@ def prepare(server: Server, asked: Interaction) -> Prepared:
     if issues:
         raise FhirError(issues, min(max(STATUS[issue.code], 400) for issue in issues))
     return Prepared(raw, resource)
+
+
+async def completed(
+    server: Server, store: Store, asked: Interaction, prepared: Prepared
+) -> Prepared:
+    """Return the resource as the rules complete it; what they make of it is checked like any."""
+    resource = await filled(server, store, asked, prepared.raw, prepared.resource)
+    if resource is prepared.resource:
+        return prepared
+    if issues := check(server, asked, resource):
+        raise FhirError(issues)
+    return Prepared(encode(resource), resource)
 
 
 def check_size(server: Server, raw: bytes, place: str) -> None:
@@ -275,7 +295,7 @@ async def update(
     exists = current is not None and current.state == LIVE
     if not exists and not store.caller.policy.names(asked.type):
         raise refused("not-found", f"There is no {asked.type}/{asked.id}")
-    _require_version(asked, current)
+    require_version(asked, current)
     version, _ = store.put(asked.type, asked.id, prepared.raw, prepared.resource, current, now)
     return written(version, 201 if version.op == CREATED else 200)
 
@@ -285,7 +305,7 @@ async def delete(store: Store, asked: Interaction, current: Current | None, now:
     current = await _within_reach(store, asked, current, "delete")
     if current and current.state != LIVE:
         current = None
-    _require_version(asked, current)
+    require_version(asked, current)
     if current is None:
         return Reply(204)
     version = store.delete(asked.type, asked.id, current, now)
@@ -309,7 +329,7 @@ async def _within_reach(
     return current
 
 
-def _require_version(asked: Interaction, current: Current | None) -> None:
+def require_version(asked: Interaction, current: Current | None) -> None:
     """Refuse a write that was made against another version (http.html#concurrency)."""
     version = current.version if current is not None and current.state == LIVE else 0
     if version and asked.if_none_match and matches(asked.if_none_match, version):
@@ -347,7 +367,7 @@ async def patched(
     """
     found = await store.read(asked.type, asked.id)
     current = await _within_reach(store, asked, current, "update")
-    _require_version(asked, current)
+    require_version(asked, current)
     if store.caller.policy.mask.get(asked.type):
         # what is masked would be lost, and could be asked for by a patch that tests it
         text = f"You do not see all of a {asked.type}, so you may not patch it"
