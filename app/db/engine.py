@@ -84,6 +84,9 @@ class Connection(Protocol):
     async def exclusive(self, names: Iterable[str]) -> None:
         """Wait until no other transaction holds any of these names; hold them until the end."""
 
+    async def claim(self, name: str) -> bool:
+        """Return whether no other transaction holds this name, which is then held until the end."""
+
 
 Work = Callable[[Connection], Coroutine[Any, Any, T]]
 
@@ -105,8 +108,11 @@ class Database(Protocol):
     async def read(self, work: Work[T]) -> T:
         """Return the result of a few cheap statements; raise TooSlow past the limit."""
 
-    async def search(self, work: Work[T]) -> T:
-        """Return the result of statements that see one snapshot; raise TooSlow past the limit."""
+    async def search(self, work: Work[T], *, long: bool = False) -> T:
+        """Return the result of statements that see one snapshot; raise TooSlow past the limit.
+
+        `long` work is known to need many statements.
+        """
 
     async def write(self, work: Work[T]) -> T:
         """Return the result of `work`, committed as one transaction; on any error nothing stays.

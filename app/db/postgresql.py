@@ -48,6 +48,7 @@ EXCLUSIVE = f"""SELECT pg_advisory_xact_lock(number) FROM (
     SELECT DISTINCT hashtextextended(name, 0) & {NAMED_LOCKS - 1} AS number
     FROM unnest($1::text[]) name ORDER BY number
 ) numbers"""
+CLAIM = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))"
 
 
 @dataclass(eq=False)
@@ -177,6 +178,12 @@ class PostgresConnection:
         wanted = list(set(names))
         if wanted:
             await self.fetch(EXCLUSIVE, [wanted])
+
+    async def claim(self, name: str) -> bool:
+        """Hold one lock for the name itself: of these a transaction has but one."""
+        await self.begin()
+        ((held,),) = await self.fetch(CLAIM, [name])
+        return bool(held)
 
 
 @functools.lru_cache(1024)
@@ -344,7 +351,8 @@ class PostgresDatabase:
     def _too_slow(self) -> TooSlow:
         return TooSlow(f"stopped after {self.record_seconds:g} s")
 
-    async def search(self, work: Work[T]) -> T:
+    async def search(self, work: Work[T], *, long: bool = False) -> T:
+        del long  # no statement is in the way of another
         connection = await self.searches.acquire()
         connection.until = time.monotonic() + self.search_seconds
         try:  # as `borrowed` does, without the cost of a generator

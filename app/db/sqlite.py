@@ -231,6 +231,10 @@ class SqliteConnection:
     async def exclusive(self, names: Iterable[str]) -> None:
         """Do nothing: the one writer excludes every other transaction."""
 
+    async def claim(self, name: str) -> bool:  # noqa: ARG002
+        """Hold it: the one writer excludes every other transaction."""
+        return True
+
     def begin_group(self) -> None:
         """Begin the one write transaction, waiting for another process at most BUSY_SECONDS."""
         give_up = time.monotonic() + BUSY_SECONDS
@@ -394,16 +398,18 @@ class SqliteDatabase:
                 raise Unavailable("the database file is locked") from error
             raise
 
-    async def search(self, work: Work[T]) -> T:
+    async def search(self, work: Work[T], *, long: bool = False) -> T:
         """Run a cheap search in the loop; hand one that turns out to be dear to a reader thread.
 
         The hop to a thread costs more than most searches, so a search first runs in the loop, but
-        is stopped after INLINE_SECONDS. It only reads, so it can begin again in the thread.
+        is stopped after INLINE_SECONDS. It only reads, so it can begin again in the thread, where
+        one that is known to be long begins at once.
         """
         deadline = time.monotonic() + INLINE_SECONDS
         try:
-            with self.reader.limited(INLINE_STEPS, lambda: time.monotonic() > deadline):
-                return await work(self.reader)
+            if not long:
+                with self.reader.limited(INLINE_STEPS, lambda: time.monotonic() > deadline):
+                    return await work(self.reader)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
                 raise _told(error) from error

@@ -406,6 +406,18 @@ signing_key = sa.Table(
     _column("retired", Key),  # since when nothing is signed with it, 0 if it is in use
 )
 
+# --- calls that may come twice (app.fhir.store.idempotency) -------------------------------------
+
+idempotency = sa.Table(
+    "idempotency",
+    metadata,
+    sa.Column("name", Bytes, primary_key=True),  # SHA-256 of who called what with which key
+    _column("digest", Bytes),  # of what was sent
+    _column("told", Text),  # JSON: what the answer is made from
+    _column("created", Key),  # microseconds
+    sa.Index("idempotency_created", "created"),
+)
+
 # --- who did what (app.fhir.audit) --------------------------------------------------------------
 
 audit = sa.Table(

@@ -399,9 +399,10 @@ def _add_operation(
     definition = operation.definition
     inputs = list(operation.inputs.values())
     structures = language.definitions.structures
-    plain = all(p["type"] in structures and structures[p["type"]].kind == "primitive-type"
-                for p in inputs)  # fmt: skip
-    taken = [_query(p["name"], str(p.get("documentation", p["type"]))) for p in inputs]
+    types = {p["name"]: p.get("type", "") for p in inputs}  # one with parts has none
+    plain = all(type in structures and structures[type].kind == "primitive-type"
+                for type in types.values())  # fmt: skip
+    taken = [_query(p["name"], str(p.get("documentation", types[p["name"]]))) for p in inputs]
     if operation.criteria:
         names = {p["name"] for p in taken}
         found = _search_parameters(language, definition["resource"][0])

@@ -92,11 +92,10 @@ class Interaction:
     `within` is the type of the compartment that is searched, `id` its centre, and `type` what is
     searched in it ("" for all). `operation` is the name of an operation, without its $, `method`
     the HTTP method, which only operations look at. `content_type` is the media type of the body,
-    without parameters. `if_modified_since` is in microseconds; `prefer` is what `Prefer: return=`
-    asked for, `handling` what `Prefer: handling=` did. `provenance` is the resource of
-    X-Provenance as JSON. `url` is what the client wrote, for
-    messages, `request` the id of the request that it came with, `address` where
-    that came from.
+    without parameters. `if_modified_since` is in microseconds; `idempotency_key` is for operations;
+    `prefer` is what `Prefer: return=` asked for, `handling` what `Prefer: handling=` did.
+    `provenance` is the resource of X-Provenance as JSON. `url` is what the client wrote, for
+    messages, `request` the id of the request that it came with, `address` where that came from.
     """
 
     code: str
@@ -113,6 +112,7 @@ class Interaction:
     if_none_match: str = ""
     if_modified_since: int | None = None
     if_none_exist: str = ""
+    idempotency_key: str = ""
     prefer: str = ""
     handling: str = ""
     provenance: bytes = b""

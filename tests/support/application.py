@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 
 import httpx
 from fastapi import FastAPI
@@ -15,13 +17,15 @@ JSON = "application/fhir+json"
 
 
 @asynccontextmanager
-async def connected(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+async def connected(settings: Settings, **constants: Any) -> AsyncIterator[httpx.AsyncClient]:
     """Yield a client of a server with these settings; its paths begin at the FHIR base.
 
-    It asks with the token that is in every copy of the migrated database.
+    It asks with the token that is in every copy of the migrated database. `constants` are fields of
+    the server that no setting changes.
     """
     app = create_app(settings)
     async with started(app):
+        app.state.server = replace(app.state.server, **constants)
         transport = httpx.ASGITransport(app)
         headers = {"Accept": JSON, "Content-Type": JSON, **AUTHORIZED}
         async with httpx.AsyncClient(

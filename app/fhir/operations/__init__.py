@@ -7,7 +7,17 @@ defines and of ours; each of the other modules performs one or a few of them.
 """
 
 from app.fhir.operations.operation import Call, Operation, Operations, Plan, Trial, level
-from app.fhir.operations.parameters import given
+from app.fhir.operations.parameters import answered, given
 from app.fhir.operations.standard import standard
 
-__all__ = ["Call", "Operation", "Operations", "Plan", "Trial", "given", "level", "standard"]
+__all__ = [
+    "Call",
+    "Operation",
+    "Operations",
+    "Plan",
+    "Trial",
+    "answered",
+    "given",
+    "level",
+    "standard",
+]

@@ -49,7 +49,7 @@ async def document(call: Call) -> Reply | Plan | Trial:
         location = f"Bundle/{made}/_history/{stored.version}"
         return Reply(200, stored.body, stored.version, stored.updated, location)
 
-    write = Interaction("create", "Bundle", made, body=body, provenance=asked.provenance)
+    write = Interaction("create", "Bundle", made, body=body)
     return Plan([write], answer)
 
 

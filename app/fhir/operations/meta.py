@@ -28,7 +28,7 @@ async def shown(call: Call) -> Reply | Plan | Trial:
         found = _meta((await store.read(asked.type, asked.id)).body)
     else:
         found = await _in_use(call)
-    return Reply(200, answered(call.operation, **{"return": found}))
+    return Reply(200, answered(call.operation, {"return": found}))
 
 
 async def _in_use(call: Call) -> Resource:
@@ -64,13 +64,11 @@ def changed(change: Callable[[Resource, Resource, Labels], Resource]) -> Perform
             asked.id,
             body=encode([{"op": "replace", "path": "/meta", "value": meta}]),
             content_type=JSON_PATCH,
-            if_match=asked.if_match,
-            provenance=asked.provenance,
         )
 
         async def answer(store: Store) -> Reply:
             found = await store.read(asked.type, asked.id)
-            body = answered(call.operation, **{"return": _meta(found.body)})
+            body = answered(call.operation, {"return": _meta(found.body)})
             return Reply(200, body, found.version, found.updated)
 
         return Plan([write], answer)

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from app.fhir.access import Right
+from app.fhir.access import SYSTEM, Right
 from app.fhir.errors import FhirError, Issue, refused
 from app.fhir.interaction import Interaction, Reply
 from app.fhir.query import Hidden, Language
+from app.fhir.reader import Reader
 from app.fhir.store import Store
 from app.fhir.validation import Validator
+from app.fhir.values import parse_reference
 from app.fhir.wire import Resource
 
 Level = Literal["system", "type", "instance", "version"]
@@ -59,13 +61,37 @@ class Call:
         """Return the value of a parameter that may be given once, None where it is not."""
         return next(iter(self.given.get(name, ())), None)
 
+    def named(self, given: Resource, name: str, *types: str) -> str:
+        """Return the relative reference in a Reference; a 422 for what is none of these types."""
+        found = parse_reference(str(given.get("reference", "")), self.language.base_url)
+        if found.type not in types or not found.id:
+            text = f"{name} must be a reference to a {' or '.join(types)} of this server"
+            raise refused("value", text, f"http.{name}", 422)
+        return f"{found.type}/{found.id}"
+
+    @property
+    def reader(self) -> Reader:
+        """Return a new reader of what the caller may see."""
+        return Reader(self.store, self.language, self.now, self.hidden)
+
+    @property
+    def overview(self) -> Reader:
+        """Return a new reader that sees everything: for what decides, never for what is said."""
+        store = Store(self.store.connection, self.store.catalogue, SYSTEM)
+        return Reader(store, self.language, self.now)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Writes to be made in one transaction, that of the call if it has one; then the answer."""
+    """Writes to be made in one transaction, that of the call if it has one; then the answer.
+
+    The answer is made by `answer`, or, where the operation has a `tell`, by that from what is
+    `told`: references and such, as JSON, which is kept for calls that come again.
+    """
 
     writes: Sequence[Interaction]
-    answer: Callable[[Store], Awaitable[Reply]]
+    answer: Callable[[Store], Awaitable[Reply]] | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +103,31 @@ class Trial:
 
 
 Perform = Callable[[Call], Awaitable[Reply | Plan | Trial]]
+# The answer to a call, from what its Plan told and what was found worth a warning. It reads what
+# it says through the store of whoever asks, so that it may be made again later, for another call
+Tell = Callable[[Call, Mapping[str, Any], Sequence[Issue]], Awaitable[Reply]]
 
 
 @dataclass(frozen=True)
 class Operation:
     """One operation: its OperationDefinition, and what performs it.
 
-    With `writes` it runs in a transaction, else in one snapshot. `on_versions` says that it may be
-    called on a version as well; `criteria` that it takes the search parameters of its type beside
-    its own; `paged` that its answers have pages; `right` names one that not every caller has.
-    `needs` are the rights for the type of the call, by its level; any one where nothing is said.
+    With `writes` it runs in a transaction, else in one snapshot; a `long` one reads hundreds of
+    resources. `on_versions` says that it may be called on a version as well; `criteria` that it
+    takes the search parameters of its type beside its own; `paged` that its answers have pages;
+    `right` names one that not every caller has. `needs` are the rights for the type of the call, by
+    its level; any one where nothing is said.
     """
 
     definition: Resource
     perform: Perform
     writes: bool = False
+    long: bool = False
     on_versions: bool = False
     criteria: bool = False
     paged: bool = False
     right: str = ""
+    tell: Tell | None = None
     needs: Mapping[Level, tuple[Right, ...]] = field(default_factory=dict)
 
     @property

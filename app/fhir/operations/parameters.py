@@ -8,12 +8,12 @@ All become rows of a Parameters resource first, so that each is checked in the s
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from app.fhir.errors import FhirError, Issue, refused
+from app.fhir.errors import FhirError, refused
 from app.fhir.interaction import Interaction
 from app.fhir.operations.operation import ANY_TYPE, Operation
 from app.fhir.query import CURSOR, PRESENTATION
@@ -22,6 +22,8 @@ from app.fhir.wire import Resource, decode, encode
 
 BODY = "Parameters.parameter"
 TRUTHS = {"true": True, "false": False}
+# The place of a row in a request, and the row
+Placed = tuple[str, Resource]
 INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 
 
@@ -46,19 +48,14 @@ def given(
 ) -> dict[str, tuple[Any, ...]]:
     """Return the values that a call gives to the parameters of an operation, by name.
 
-    Raises a 400 that names the parameter for one that the operation does not have, for a value
-    of another type, and for one that is given too often or not at all.
+    The value of a parameter with parts is a dict of the same kind. Raises a 400 that names the
+    place for a parameter or part that there is not, for a value of another type, and for one that
+    is given too often or not at all.
     """
-    found: dict[str, list[Any]] = {}
-    for name, row in _in_url(operation, asked, validator):
-        found.setdefault(name, []).append(_value(operation, row, f"http.{name}"))
-    for n, row in enumerate(_in_body(operation, asked, validator)):
-        place = f"{BODY}[{n}]"
-        _check(row, validator, place)
-        found.setdefault(row["name"], []).append(_value(operation, row, place))
-    for name, parameter in operation.inputs.items():
-        _count(operation, parameter, len(found.get(name, ())))
-    return {name: tuple(values) for name, values in found.items()}
+    whole = Inputs(f"${operation.code}", "parameter", operation.inputs, validator)
+    rows = _in_url(operation, whole, asked)
+    rows += [(f"{BODY}[{n}]", row) for n, row in enumerate(_in_body(operation, asked, validator))]
+    return whole.values(rows, BODY)
 
 
 def criteria(operation: Operation, asked: Interaction) -> tuple[tuple[str, str], ...]:
@@ -69,14 +66,34 @@ def criteria(operation: Operation, asked: Interaction) -> tuple[tuple[str, str],
     return tuple((name, value) for name, value in asked.pairs if value and name not in own)
 
 
-def answered(operation: Operation, **values: Any) -> bytes:
+def answered(operation: Operation, values: Mapping[str, Any]) -> bytes:
     """Return the Parameters resource of what comes out, each value by the name of its parameter.
 
-    https://hl7.org/fhir/R4/operations.html#response
+    A list gives its parameter several times, None not at all; a parameter with parts takes a dict
+    of the same kind. https://hl7.org/fhir/R4/operations.html#response
     """
-    out = {p["name"]: p for p in operation.definition["parameter"] if p["use"] == "out"}
-    rows = [{"name": name, key(out[name]["type"]): value} for name, value in values.items()]
-    return encode({"resourceType": "Parameters", "parameter": rows})
+    out = [p for p in operation.definition["parameter"] if p["use"] == "out"]
+    rows = _rows(out, values)
+    return encode({"resourceType": "Parameters", **({"parameter": rows} if rows else {})})
+
+
+def _rows(definitions: Iterable[Resource], values: Mapping[str, Any]) -> list[Resource]:
+    known = {definition["name"]: definition for definition in definitions}
+    return [
+        {"name": name, **_held(known[name], one)}
+        for name, value in values.items()
+        for one in (value if isinstance(value, (list, tuple)) else [value])
+        if one is not None
+    ]
+
+
+def _held(definition: Resource, value: Any) -> Resource:
+    """Return what a row of Parameters holds: parts, a resource, or the value of a datatype."""
+    if "type" not in definition:
+        return {"part": _rows(definition["part"], value)}
+    if isinstance(value, dict) and "resourceType" in value:
+        return {"resource": value}
+    return {key(definition["type"]): value}
 
 
 def key(type: str) -> str:
@@ -87,10 +104,8 @@ def key(type: str) -> str:
 # --- where values come from --------------------------------------------------------------------
 
 
-def _in_url(
-    operation: Operation, asked: Interaction, validator: Validator
-) -> list[tuple[str, Resource]]:
-    """Return a row of Parameters for each value in the URL, with its name."""
+def _in_url(operation: Operation, whole: "Inputs", asked: Interaction) -> list[Placed]:
+    """Return a row of Parameters for each value in the URL; of primitive types only."""
     skipped = PRESENTATION | ({CURSOR} if operation.paged else set())
     elsewhere = {name for name, _ in criteria(operation, asked)}
     rows = []
@@ -98,13 +113,12 @@ def _in_url(
         if not text or name in skipped or name in elsewhere:
             continue
         place = f"http.{name[:80]}"
-        type = _known(operation, name, place)["type"]
-        if type in ANY_TYPE or not validator.is_primitive(type):
-            said = f"{name} is a {type}, which no URL can hold: POST a Parameters resource"
+        type = whole.known(name, place).get("type", "")
+        if not type or type in ANY_TYPE or not whole.validator.is_primitive(type):
+            article = f"is a {type}" if type else "has parts"
+            said = f"{name} {article}, which no URL can hold: POST a Parameters resource"
             raise refused("value", said, place, 400)
-        row = {"name": name, key(type): _read(type, text)}
-        _check(row, validator, place)
-        rows.append((name, row))
+        rows.append((place, {"name": name, key(type): _read(type, text)}))
     return rows
 
 
@@ -121,21 +135,24 @@ def _in_body(operation: Operation, asked: Interaction, validator: Validator) -> 
         return []
     body = decode(asked.body, "Parameters")
     if body.get("resourceType") != "Parameters":
-        takers = [p["name"] for p in operation.inputs.values() if _fits(body, p["type"], validator)]
+        takers = [n for n, p in operation.inputs.items() if _fits(body, p.get("type"), validator)]
         if len(takers) != 1:
             text = f"The body of ${operation.code} must be a Parameters resource"
             raise refused("invalid", text, "Parameters", 400)
         return [{"name": takers[0], "resource": body}]
-    rows: list[Resource] = body.get("parameter", [])
-    issues = validator.validate({name: v for name, v in body.items() if name != "parameter"})
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        issues = [*issues, Issue("error", "structure", "Expected an array of objects", BODY)]
-    if issues:
+    if issues := validator.validate({n: v for n, v in body.items() if n != "parameter"}):
         raise FhirError(issues, 400)
-    return rows
+    return _objects(body.get("parameter", []), BODY)
 
 
-def _fits(body: Resource, type: str, validator: Validator) -> bool:
+def _objects(rows: Any, place: str) -> list[Resource]:
+    """Return what must be an array of objects."""
+    if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
+        return rows
+    raise refused("structure", "Expected an array of objects", place, 400)
+
+
+def _fits(body: Resource, type: str | None, validator: Validator) -> bool:
     """Return whether a resource may be the value of a parameter of a type."""
     kind = body.get("resourceType")
     return type in ANY_TYPE or (type == kind and kind in validator.definitions.type_numbers)
@@ -144,22 +161,85 @@ def _fits(body: Resource, type: str, validator: Validator) -> bool:
 # --- what they must be -------------------------------------------------------------------------
 
 
-def _known(operation: Operation, name: str, place: str) -> Resource:
-    found = operation.inputs.get(name)
-    if found is None:
-        takes = ", ".join(operation.inputs)
-        has = f"it has {takes}" if takes else "it has none"
-        text = f"${operation.code} has no parameter {name[:80]!r}; {has}"
-        raise refused("not-supported", text, place)
-    return found
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The parameters of an operation, or the parts of a parameter: `definitions` by name.
+
+    `owner` is what has them, and `kind` what they are, in messages.
+    """
+
+    owner: str
+    kind: str
+    definitions: Mapping[str, Resource]
+    validator: Validator
+
+    def values(self, rows: Iterable[Placed], inside: str) -> dict[str, tuple[Any, ...]]:
+        """Return the values of checked rows by name; `inside` is the place of them all."""
+        found: dict[str, list[Any]] = {}
+        for place, row in rows:
+            _check(row, self.validator, place)
+            found.setdefault(row["name"], []).append(self.value(row, place))
+        for name, definition in self.definitions.items():
+            self.count(name, definition, len(found.get(name, ())), inside)
+        return {name: tuple(values) for name, values in found.items()}
+
+    def known(self, name: str, place: str) -> Resource:
+        """Return the definition of a parameter; a 400 where there is none."""
+        found = self.definitions.get(name)
+        if found is None:
+            takes = ", ".join(self.definitions)
+            has = f"it has {takes}" if takes else "it has none"
+            text = f"{self.owner} has no {self.kind} {name[:80]!r}; {has}"
+            raise refused("not-supported", text, place)
+        return found
+
+    def value(self, row: Resource, place: str) -> Any:
+        """Return the value of a row; a 400 where its definition wants another type."""
+        name = row["name"]
+        definition = self.known(name, place)
+        type = definition.get("type")
+        if type is None:
+            return self.parts(name, definition, row, place)
+        held = row.get("resource")
+        if held is not None:
+            if type in ANY_TYPE or held.get("resourceType") == type:
+                return held
+        elif key(type) in row:
+            return row[key(type)]
+        raise refused("value", f"{name[:80]} must be of type {type}", place, 400)
+
+    def parts(self, name: str, definition: Resource, row: Resource, place: str) -> Any:
+        """Return the values of the parts of a row by name."""
+        if row.keys() - {"name", "id", "extension", "part"}:
+            raise refused("value", f"{name} takes parts, and no value", place, 400)
+        known = {one["name"]: one for one in definition["part"]}
+        inner = f"{place}.part"
+        rows = [
+            (f"{inner}[{n}]", one) for n, one in enumerate(_objects(row.get("part", []), inner))
+        ]
+        return Inputs(name, "part", known, self.validator).values(rows, place)
+
+    def count(self, name: str, definition: Resource, times: int, inside: str) -> None:
+        """Refuse a parameter that is given too often, or not at all."""
+        if times < definition["min"]:
+            text = f"{self.owner} needs the {self.kind} {name}"
+            raise refused("required", text, inside, 400)
+        most = definition["max"]
+        if most != "*" and times > int(most):
+            raise refused("invalid", f"{name} may be given {most} time at most", inside, 400)
 
 
 def _check(row: Resource, validator: Validator, place: str) -> None:
-    """Refuse a row that is no valid part of a Parameters resource; resources are not looked at."""
-    rest = {name: value for name, value in row.items() if name != "resource"}
-    if "resource" in row:
-        if not isinstance(row["resource"], dict) or rest.keys() - {"name", "id", "extension"}:
-            text = "Expected a name and a resource, nothing else"
+    """Refuse a row that is no valid part of a Parameters resource; what is inside is not looked at.
+
+    That is: a resource, and parts, of which each is a row.
+    """
+    rest = {name: value for name, value in row.items() if name not in ("resource", "part")}
+    if "resource" in row or "part" in row:
+        both = "resource" in row and "part" in row
+        whole = isinstance(row.get("resource", {}), dict)
+        if both or not whole or rest.keys() - {"name", "id", "extension"}:
+            text = "Expected a name and a value, a resource or parts, nothing else"
             raise refused("structure", text, place, 400)
         rest["valueBoolean"] = True  # stands for the resource, which may well be invalid
     issues = validator.validate({"resourceType": "Parameters", "parameter": [rest]})
@@ -171,27 +251,6 @@ def _check(row: Resource, validator: Validator, place: str) -> None:
     ]
     if told:
         raise FhirError(told, 400)
-
-
-def _value(operation: Operation, row: Resource, place: str) -> Any:
-    """Return the value of a row; a 400 where the operation wants another type."""
-    name = row["name"]
-    type = _known(operation, name, place)["type"]
-    held = row.get("resource")
-    if held is not None:
-        if type in ANY_TYPE or held.get("resourceType") == type:
-            return held
-    elif key(type) in row:
-        return row[key(type)]
-    raise refused("value", f"{name[:80]} must be of type {type}", place, 400)
-
-
-def _count(operation: Operation, parameter: Resource, times: int) -> None:
-    name, least, most = parameter["name"], parameter["min"], parameter["max"]
-    if times < least:
-        raise refused("required", f"${operation.code} needs the parameter {name}", BODY, 400)
-    if most != "*" and times > int(most):
-        raise refused("invalid", f"{name} may be given {most} time at most", BODY, 400)
 
 
 def words(values: Sequence[str]) -> tuple[str, ...]:
