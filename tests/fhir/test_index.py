@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.fhir.definitions import Definitions, load
+from app.fhir.definitions import Definitions, SearchParameter, load
 from app.fhir.index import OTHER_REFERENCES, Indexer, Rows, resolve
 from app.fhir.path import parse
 from app.fhir.values import ALWAYS, LEAST, MOST, NEVER, parse_date
@@ -751,6 +751,30 @@ def test_what_is_written_once_is_not_multiplied_without_end(indexer: Indexer) ->
 
 
 @pytest.mark.parametrize(
+    ("contact", "codes"),
+    [
+        ({}, ["c"]),
+        ({"telecom": [{"value": "1"}]}, ["c"]),
+        ({"telecom": [{"value": "1"}, {"period": {"start": "2020"}}]}, ["c"]),
+        ({"telecom": [{"use": "home", "period": {"end": "2020"}}]}, ["c"]),
+        ({"telecom": [{"value": "1"}, {"period": {"end": "2020"}}]}, []),
+    ],
+)
+def test_a_test_for_nothing_looks_along_a_whole_path(
+    definitions: Definitions, contact: Resource, codes: list[str]
+) -> None:
+    tested = "Patient.contact.where(telecom.where(use.empty()).period.end.empty()).relationship"
+    parameter = SearchParameter("r", "urn:r", "token", tested, ("Patient",), (), (), "")
+    indexer = Indexer(definitions.with_parameters([parameter]), BASE)
+
+    rows = indexer.rows(
+        patient(contact=[{"relationship": [{"coding": [{"code": "C"}]}], **contact}])
+    )
+
+    assert [code for _, code in of(rows, "token", "r")] == codes
+
+
+@pytest.mark.parametrize(
     "expression", ["Patient.name.first()", "Patient.name.where(given = 'x')", "1 + 1"]
 )
 def test_an_expression_beyond_search_parameters_is_refused(
@@ -833,3 +857,42 @@ def test_long_texts_leave_short_rows(indexer: Indexer, size: int) -> None:
     ]
     assert len(measured.composite) == 1
     assert max(len(text.encode()) for text in texts) <= 400
+
+
+# --- rosters -------------------------------------------------------------------------------------
+
+ROSTERS = ("https://example.org/kinds", "roster")
+GROUP = {
+    "resourceType": "Group",
+    "id": "g",
+    "type": "person",
+    "actual": True,
+    "member": [{"entity": {"reference": "Patient/a"}}, {"entity": {"reference": "Device/d"}}],
+}
+
+
+def kind(system: str, code: str) -> Resource:
+    """Return the `code` of a Group."""
+    return {"coding": [{"system": system, "code": code}]}
+
+
+def test_a_roster_is_in_no_compartment_and_its_members_are_found(definitions: Definitions) -> None:
+    rows = Indexer(definitions, BASE, rosters=ROSTERS).rows({**GROUP, "code": kind(*ROSTERS)})
+
+    assert (rows.patients, rows.compartments) == ((), ())
+    assert len(of(rows, "reference", "member")) == 2
+
+
+@pytest.mark.parametrize(
+    "code", [kind("https://example.org/other", "roster"), kind(ROSTERS[0], "cohort"), {}]
+)
+def test_any_other_group_is_in_the_compartments_of_its_members(
+    definitions: Definitions, code: Resource
+) -> None:
+    rows = Indexer(definitions, BASE, rosters=ROSTERS).rows({**GROUP, "code": code})
+
+    assert (rows.patients, rows.compartments) == (("a",), (("Device", "d"),))
+
+
+def test_without_rosters_the_code_of_a_group_says_nothing(indexer: Indexer) -> None:
+    assert indexer.rows({**GROUP, "code": kind(*ROSTERS)}).patients == ("a",)

@@ -169,9 +169,19 @@ def test_another_time_zone_is_refused_until_the_index_is_made_for_it(database_ur
     made = milepost("reindex", **zurich)
     after = milepost("load", __file__, **zurich)
 
-    assert "version or time zone" in before.stderr
+    assert "version, zone or vocabulary" in before.stderr
     assert made.returncode == 0, made.stderr
-    assert "version or time zone" not in after.stderr
+    assert "version, zone or vocabulary" not in after.stderr
+
+
+def test_another_vocabulary_is_refused_until_the_index_is_made_for_it(database_url: str) -> None:
+    """It says which Groups are rosters, which are in nobody's compartment."""
+    stored(database_url, patient(id="may"))
+    other = {"database_url": database_url, "canonical_base": "https://example.net/iop"}
+
+    before = milepost("load", __file__, **other)
+
+    assert "version, zone or vocabulary" in before.stderr
 
 
 def test_reindex_keeps_the_members_of_value_sets(run: Command, database_url: str) -> None:

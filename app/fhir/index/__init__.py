@@ -14,10 +14,18 @@ broken all the same loses its own row and raises nothing.
 """
 
 from app.fhir.index.extraction import resolve
-from app.fhir.index.indexer import OTHER_REFERENCES, Indexer, ParameterRows, Rows
+from app.fhir.index.indexer import OTHER_REFERENCES, Coded, Indexer, ParameterRows, Rows
 
 # Which rows a resource has: raised whenever an unchanged resource would have others, because then
 # what is stored has to be indexed anew (`milepost reindex`)
-EXTRACTOR = 4
+EXTRACTOR = 5
 
-__all__ = ["EXTRACTOR", "OTHER_REFERENCES", "Indexer", "ParameterRows", "Rows", "resolve"]
+__all__ = [
+    "EXTRACTOR",
+    "OTHER_REFERENCES",
+    "Coded",
+    "Indexer",
+    "ParameterRows",
+    "Rows",
+    "resolve",
+]

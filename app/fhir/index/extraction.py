@@ -82,9 +82,10 @@ def resolve(tree: Expression, kind: str, definitions: Definitions) -> list[Path]
     """Return the paths that a search expression means for resources of type `kind`.
 
     What search parameters use is understood: members, unions, casts, an index, `where` with a
-    simple test or `resolve() is T`, `extension`, and a test as the whole expression. Alternatives
-    that belong to other types give nothing. `kind` may also be the type of an element, for the
-    component of a composite: then `%resource` is the resource. ValueError for anything else.
+    simple test, `empty()` or `resolve() is T`, `extension`, and a test as the whole expression.
+    Alternatives that belong to other types give nothing. `kind` may also be the type of an element,
+    for the component of a composite: then `%resource` is the resource. ValueError for anything
+    else.
     https://hl7.org/fhir/R4/searchparameter.html#expression
     """
 
@@ -171,6 +172,9 @@ def test(tree: Expression, focus: str, definitions: Definitions) -> str:
             return any_of(f"not in (None, {value!r})", source, focus, definitions)
         case Call(source, "exists", ()) if source is not None:
             return any_of("is not None", source, focus, definitions)
+        case Call(source, "empty", ()) if source is not None:
+            paths = resolve(source, focus, definitions)
+            return f"not ({' or '.join(map(leads, paths)) or False})"
         case Call(None, "hasExtension", (Constant(str(url)),)):
             return f"has_extension({{v}}, {url!r})"
     raise ValueError(f"{named(tree)} is more than a search expression may test")
@@ -182,6 +186,20 @@ def any_of(comparison: str, tree: Expression, focus: str, definitions: Definitio
     if not paths or any(len(p.steps) != 1 or p.steps[0].over != "one" for p in paths):
         raise ValueError(f"{named(tree)} is more than a search expression may test")
     return "(" + " or ".join(f"{p.steps[0].source} {comparison}" for p in paths) + ")"
+
+
+def leads(path: Path) -> str:
+    """Return whether a path leads to anything, as Python over {v}."""
+    at, clauses = "x0", ["for x0 in ({v},)"]
+    for depth, step in enumerate(path.steps, 1):
+        source = step.source.replace("{v}", at)
+        if step.over == "if":
+            clauses.append(f"if {source}")
+            continue
+        at = f"x{depth}"
+        among = f"({source},)" if step.over == "one" else source
+        clauses.append(f"for {at} in {among} if {at} is not None")
+    return f"any(True {' '.join(clauses)})"
 
 
 def named(tree: Expression) -> str:

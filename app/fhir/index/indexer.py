@@ -56,6 +56,8 @@ OTHER_REFERENCES = "_reference:other"
 # Elements on a path: Python has at most 20 loops in each other
 DEEPEST = 16
 
+Coded = tuple[str, str]  # a system, and a code of it
+
 # Parameters without rows: they are columns of the resource table
 IN_RESOURCE = {"_id", "_lastUpdated"}
 
@@ -136,17 +138,25 @@ class Extractor:
 class Indexer:
     """Makes the index rows of resources; owns the functions compiled for their types so far.
 
-    `texts` says whether it indexes words as well.
+    `texts` says whether it indexes words as well. `rosters` is the system and code of the Groups
+    that are in no compartment: to be in one tells nobody who else is, and no record opens it.
     """
 
     def __init__(
-        self, definitions: Definitions, base_url: str, zone: tzinfo = UTC, *, texts: bool = False
+        self,
+        definitions: Definitions,
+        base_url: str,
+        zone: tzinfo = UTC,
+        *,
+        texts: bool = False,
+        rosters: Coded | None = None,
     ) -> None:
         self.definitions = definitions
         self.base_url = base_url.rstrip("/")
         self.types = frozenset(definitions.resource_types)
         self.zone = zone
         self.texts = texts
+        self.rosters = rosters
         sensitive = definitions.case_sensitive
         self.implied = {
             value_set: {
@@ -169,6 +179,7 @@ class Indexer:
             "types": self.types,
             "zone": zone,
         }
+        self.roster = ("code", *known(*rosters)) if rosters else None
         self.trees = lru_cache(None)(parse)
         self.compiled: dict[str, Extractor] = {}
 
@@ -182,7 +193,9 @@ class Indexer:
         (tokens, references, dates, quantities, strings, uris, composites, positions, present) = (
             map(tuple, compiled.extract(resource))
         )
-        patients, others = compartments(compiled, resource.get("id", ""), references)
+        closed = kind == "Group" and self.roster in tokens
+        placing = () if closed else references
+        patients, others = compartments(compiled, resource.get("id", ""), placing)
         return Rows(
             token=tokens,
             reference=(

@@ -14,7 +14,7 @@ from app import db, jobs
 from app.fhir.cut import Cutter
 from app.fhir.definitions import Definitions, SearchParameter
 from app.fhir.errors import FhirError, refused
-from app.fhir.index import EXTRACTOR, Indexer
+from app.fhir.index import EXTRACTOR, Coded, Indexer
 from app.fhir.query import BINARY, POINTS
 from app.fhir.sql import Compiler
 from app.fhir.store import parameters
@@ -104,12 +104,14 @@ async def open_catalogue(
     before: Catalogue | None = None,
     *,
     texts: bool = False,
+    rosters: Coded | None = None,
 ) -> Catalogue:
     """Return the catalogue of an open database; parameters that it does not know get numbers.
 
     `entropy` becomes the secret of the cursors if the database has none yet. What the catalogue
     `before` has compiled is kept where nothing changed. `texts` says whether words are indexed: if
     not, the database notes that from now on not every resource has its words in the index.
+    `rosters` is what the Indexer takes.
     """
     dialect = database.dialect
 
@@ -118,20 +120,20 @@ async def open_catalogue(
         number, extractor, worded = await _version(connection, dialect)
         custom = await _custom(connection, dialect, official)
         definitions = official.with_parameters(custom.values()) if custom else official
-        indexer = Indexer(definitions, base_url, zone, texts=texts)
+        indexer = Indexer(definitions, base_url, zone, texts=texts, rosters=rosters)
         if before is not None:
             _keep(before.indexer, indexer)
         params, bits = await _numbers(connection, dialect, official)
         plain = {(t, code) for t, known in definitions.search_parameters.items() for code in known}
-        current = extractor == stamp(zone) and worded >= texts
+        current = extractor == stamp(zone, rosters) and worded >= texts
         if not current or not params.keys() >= plain:
             names = [(t, name) for t in definitions.resource_types for name in indexer.numbered(t)]
             params, bits = await number_parameters(connection, dialect, official, names)
         if not current and await _never_written(connection, dialect):
-            await note_extractor(connection, dialect, zone, texts=texts)
+            await note_extractor(connection, dialect, indexer)
             current = True
         if current and worded > texts:
-            await note_extractor(connection, dialect, zone, texts=texts)
+            await note_extractor(connection, dialect, indexer)
         return Catalogue(
             version=number,
             official=official,
@@ -199,17 +201,22 @@ async def _secret(connection: db.Connection, dialect: db.Dialect, entropy: bytes
     return bytes(found[0][0])
 
 
-def stamp(zone: tzinfo) -> int:
-    """Return the number that stands for what makes index rows: the extractor, in a time zone."""
-    return crc32(f"{EXTRACTOR} {zone}".encode()) & 0x7FFFFFFF
+def stamp(zone: tzinfo, rosters: Coded | None) -> int:
+    """Return the number of what makes index rows: the extractor, in a zone, with these rosters."""
+    return crc32(f"{EXTRACTOR} {zone} {rosters}".encode()) & 0x7FFFFFFF
 
 
 async def is_current(
-    connection: db.Connection, dialect: db.Dialect, zone: tzinfo, *, texts: bool
+    connection: db.Connection,
+    dialect: db.Dialect,
+    zone: tzinfo,
+    *,
+    texts: bool,
+    rosters: Coded | None = None,
 ) -> bool:
     """Return whether the index is as this extractor writes it in a zone, with `texts` or not."""
     _, extractor, worded = await _version(connection, dialect)
-    current = extractor == stamp(zone) and worded >= texts
+    current = extractor == stamp(zone, rosters) and worded >= texts
     return current or await _never_written(connection, dialect)
 
 
@@ -226,15 +233,13 @@ async def _never_written(connection: db.Connection, dialect: db.Dialect) -> bool
     return not await connection.rows(db.statement(one, dialect), {})
 
 
-async def note_extractor(
-    connection: db.Connection, dialect: db.Dialect, zone: tzinfo, *, texts: bool
-) -> None:
-    """Note that the index is as this extractor writes it in a zone, with `texts` or without."""
+async def note_extractor(connection: db.Connection, dialect: db.Dialect, indexer: Indexer) -> None:
+    """Note that the index is as this indexer writes it."""
     await connection.begin()
     values = {"extractor": sa.bindparam("now", type_=db.Int)}
     values["texts"] = sa.bindparam("worded", type_=db.Small)
     noted = sa.update(D).values(values).returning(D.c.extractor)
-    given = {"now": stamp(zone), "worded": int(texts)}
+    given = {"now": stamp(indexer.zone, indexer.rosters), "worded": int(indexer.texts)}
     await connection.rows(db.statement(noted, dialect), given)
 
 

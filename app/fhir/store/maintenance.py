@@ -115,7 +115,7 @@ async def take(
             return None  # for those who were told the same of texts
         if [job.name for job in there] == [EVERYTHING]:
             indexer = catalogue.indexer
-            await note_extractor(connection, dialect, indexer.zone, texts=indexer.texts)
+            await note_extractor(connection, dialect, indexer)
             await jobs.forget(connection, dialect, EVERYTHING)
         for job in there:
             if job.name == EVERYTHING or (types and job.name not in types):
@@ -168,6 +168,16 @@ async def anew(
         await take(database, catalogue, me, now(), types)
     finally:
         await release(database, me)
+
+
+async def finish(
+    database: db.Database, catalogue: Catalogue, me: str, now: Callable[[], int]
+) -> None:
+    """Do all jobs that nobody else does; raises Outdated or Lost as `anew` does."""
+    while job := await take(database, catalogue, me, now()):
+        following: jobs.Job | None = job
+        while following is not None:
+            following = await step(database, catalogue, following, now())
 
 
 async def step(
