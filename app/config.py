@@ -107,6 +107,14 @@ class Settings(BaseSettings):
         AfterValidator(absolute),
         Field(description="Address at which clients reach the FHIR API; links begin with it"),
     ] = "http://127.0.0.1:8000/fhir"
+    canonical_base: Annotated[
+        str,
+        AfterValidator(absolute),
+        Field(
+            description="Address below which the code systems, profiles and operations of a program"
+            " have their names; choose it once, before there are data: they are written with it"
+        ),
+    ] = "https://example.org/fhir/iop"
     host: Annotated[
         str, Field(min_length=1, description="Address that `milepost serve` listens on")
     ] = "127.0.0.1"
@@ -145,9 +153,6 @@ class Settings(BaseSettings):
     max_bundle_bytes: Annotated[
         int, Field(ge=1024, description="Largest body of a batch or transaction")
     ] = 64 * MIB
-    max_bundle_entries: Annotated[
-        int, Field(ge=1, description="Most entries of a batch or transaction; more are a 413")
-    ] = 10_000
     max_concurrent_requests: Annotated[
         int,
         Field(

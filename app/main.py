@@ -30,12 +30,22 @@ from app.api.http import Endpoint
 from app.api.metrics import Metrics
 from app.api.watch import Watch
 from app.config import Settings
+from app.domain import furnishing
+from app.domain import operations as iop
+from app.domain.vocabulary import Vocabulary
 from app.fhir import audit, capability, definitions
 from app.fhir.edition import Edition, Editions
 from app.fhir.operations import Operations, standard
 from app.fhir.query import Language
 from app.fhir.rest import Server
-from app.fhir.store import Catalogue, instant, is_current, membership, open_catalogue
+from app.fhir.store import (
+    Catalogue,
+    instant,
+    is_current,
+    maintenance,
+    membership,
+    open_catalogue,
+)
 from app.fhir.validation import Validator
 from app.fhir.values import new_id
 
@@ -84,6 +94,22 @@ async def install_terminology(settings: Settings) -> None:
         await database.close()
 
 
+def furnish(settings: Settings) -> None:
+    """Bring the vocabulary of a program into a migrated database, so that all searches find it.
+
+    No event loop may be running in this thread.
+    """
+    asyncio.run(install_vocabulary(settings))
+
+
+async def install_vocabulary(settings: Settings) -> None:
+    """Store what of the vocabulary the database has otherwise, or not, and index by it."""
+    async with build(settings, maintaining=True, audited=False) as server:
+        await furnishing.furnish(server, settings.canonical_base)
+        await server.editions.renew()
+        await maintenance.finish(server.database, server.newest().catalogue, fresh_id(), clock)
+
+
 def head(settings: Settings) -> str:
     """Return the revision of the schema that this version needs."""
     script = ScriptDirectory.from_config(alembic_config(settings.database_url))
@@ -102,15 +128,18 @@ async def check_installed(database: db.Database) -> None:
         raise NotMigrated("The shipped terminology is not up to date. Run: milepost migrate")
 
 
-STALE = "The search index is of another version or time zone. Run: milepost reindex"
+STALE = "The index is of another version, zone or vocabulary. Run: milepost reindex"
+
+
+UNFURNISHED = "The vocabulary is of another version or base. Run: milepost migrate"
 
 
 async def check_indexed(database: db.Database, settings: Settings) -> None:
     """Raise NotMigrated unless searches of this version find all that is in an open database."""
-    zone = settings.zone
+    zone, rosters = settings.zone, Vocabulary(settings.canonical_base).rosters
 
     async def current(connection: db.Connection, *, texts: bool) -> bool:
-        return await is_current(connection, database.dialect, zone, texts=texts)
+        return await is_current(connection, database.dialect, zone, texts=texts, rosters=rosters)
 
     if not await database.read(partial(current, texts=False)):
         raise NotMigrated(STALE)
@@ -173,7 +202,7 @@ async def build(
         if not maintaining:
             await check_indexed(database, settings)
         known = definitions.load()
-        operations = standard(settings.base_url)
+        operations = offered(settings)
         editions = await open_editions(settings, database, known, operations)
         server = Server(
             base_url=settings.base_url,
@@ -186,13 +215,13 @@ async def build(
             new_id=fresh_id,
             conditional_delete=settings.conditional_delete,
             referential_integrity=settings.referential_integrity,
-            max_bundle_entries=settings.max_bundle_entries,
             max_resource_bytes=settings.max_resource_bytes,
             batch_seconds=seconds,
             trail=audit.Trail(database, known.type_numbers, secrets.randbelow(audit.SLOTS))
             if audited
             else None,
             sources={audit.TYPE: partial(audit.answered, database)},
+            rules=iop.rules(Vocabulary(settings.canonical_base)),
         )
         if maintaining:
             yield server
@@ -229,9 +258,16 @@ async def open_editions(
     )
 
     async def read(before: Catalogue | None) -> Catalogue:
-        place = settings.base_url, settings.zone
-        texts = settings.text_search
-        return await open_catalogue(database, known, *place, entropy, before, texts=texts)
+        return await open_catalogue(
+            database,
+            known,
+            settings.base_url,
+            settings.zone,
+            entropy,
+            before,
+            texts=settings.text_search,
+            rosters=Vocabulary(settings.canonical_base).rosters,
+        )
 
     def made(catalogue: Catalogue) -> Edition:
         building = catalogue.building
@@ -245,6 +281,13 @@ async def open_editions(
         return Edition(catalogue, language, cache(write))
 
     return Editions(database, read, made, await read(None))
+
+
+def offered(settings: Settings) -> Operations:
+    """Return the operations of a server with these settings: R4's, ours, and the program's."""
+    known = standard(settings.base_url)
+    of_program = iop.operations(Vocabulary(settings.canonical_base))
+    return replace(known, rows=(*known.rows, *of_program))
 
 
 def search_language(settings: Settings, known: definitions.Definitions) -> Language:
@@ -274,6 +317,8 @@ def create_app(settings: Settings, *, alone: bool = False, guarded: bool = True)
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         seconds = settings.request_timeout_seconds
         async with build(settings, seconds=seconds, audited=guarded) as server:
+            if not await furnishing.is_furnished(server, settings.canonical_base):
+                log.warning(UNFURNISHED)
             app.state.server = server
             app.state.bearer = Bearer(server.database, lambda: app.state.server)
             app.state.deferring = deferring = Deferring(server)
@@ -347,8 +392,7 @@ def _described(app: FastAPI, settings: Settings, prefix: str) -> Callable[[], di
         if app.openapi_schema is None:
             schema = own()
             language = search_language(settings, definitions.load())
-            operations = standard(settings.base_url)
-            paths = capability.openapi(language, operations, prefix)
+            paths = capability.openapi(language, offered(settings), prefix)
             schema["paths"] = {**paths, **schema["paths"]}
             app.openapi_schema = schema
         return app.openapi_schema or {}

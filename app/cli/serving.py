@@ -148,6 +148,7 @@ def migrate() -> None:
     settings = settings_or_exit()
     refuse_to_begin_anew(settings)
     house.migrate(settings)
+    house.furnish(settings)
     out.print("The database schema is up to date.")
 
 

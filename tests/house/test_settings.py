@@ -28,6 +28,7 @@ def test_a_database_url_is_kept_as_it_is_written(url: str) -> None:
         ({"database_url": "mysql://db/a"}, "expected sqlite:///relative.db"),
         ({"base_url": "/fhir"}, "expected an absolute http or https address"),
         ({"base_url": "http://a/fhir?x=1"}, "expected an absolute http or https address"),
+        ({"canonical_base": "urn:iop"}, "expected an absolute http or https address"),
         ({"trusted_proxies": "proxy.example.org"}, "expected IP addresses, with commas between"),
         ({"trusted_proxies": "10.0.0.1,*"}, "expected IP addresses, with commas between"),
         ({"time_zone": "Europe/Atlantis"}, "expected the name of a time zone"),
@@ -45,8 +46,9 @@ def test_a_wrong_setting_is_refused_with_what_was_expected(
         settings(**given)
 
 
-def test_a_base_url_loses_its_final_slash() -> None:
+def test_a_base_loses_its_final_slash() -> None:
     assert settings(base_url="https://example.org/fhir/").base_url == "https://example.org/fhir"
+    assert settings(canonical_base="https://a.org/iop/").canonical_base == "https://a.org/iop"
 
 
 def test_proxies_are_addresses_and_networks_or_any() -> None:

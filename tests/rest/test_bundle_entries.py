@@ -530,7 +530,7 @@ async def test_an_outcome_that_is_preferred_stands_in_the_response(
 async def test_a_bundle_of_more_entries_than_is_allowed_is_refused_whole(
     settings: Settings, bundle: Callable[..., Json]
 ) -> None:
-    async with connected(settings.model_copy(update={"max_bundle_entries": 3})) as client:
+    async with connected(settings, max_bundle_entries=3) as client:
         entries = [put(patient(id=id)) for id in ("a", "b", "c", "d")]
 
         most = await client.post("/", json=bundle(*entries[:3]))

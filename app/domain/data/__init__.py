@@ -1,0 +1,1 @@
+"""The vocabulary of a program as data: see `app.domain.shipped`."""

@@ -1,0 +1,1 @@
+"""The program: its rules and operations, first as arithmetic, then through HTTP."""
