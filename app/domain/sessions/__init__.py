@@ -1,0 +1,1 @@
+"""Sessions and the places in them: made from the timetable, booked, cancelled."""
