@@ -1,0 +1,1 @@
+"""Who is in a program: conditions, episodes, levels of care, groups."""
