@@ -12,13 +12,14 @@ EXAMPLES := hl7.fhir.r4.examples@4.0.1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check format definitions conformance fuzz test-clients bench bench-searches clean
+.PHONY: help run test check format definitions conformance fuzz test-clients bench bench-searches bench-program clean
 
 help: ## Say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
-run: $(VENV)/.runtime ## Install, migrate and serve on http://127.0.0.1:8000/fhir
+run: $(VENV)/.runtime ## Install, migrate, make a small program if there is none, and serve it
 	@$(BIN)/milepost migrate
+	$(if $(MILEPOST_DATABASE_URL),,@$(BIN)/milepost seed --if-empty)
 	@exec $(BIN)/milepost serve
 
 test: check ## Check format, lint, types, import contracts and behaviour (SQLite and PostgreSQL)
@@ -53,12 +54,16 @@ test-clients: $(VENV)/.test ## Ask a running server with client libraries, JavaS
 	cd build/clients && npm install --silent --omit=optional --no-package-lock --no-audit --no-fund
 	CLIENTS=$(CURDIR)/build/clients $(BIN)/pytest -n 0 tests/clients
 
-bench: $(VENV)/.test ## Measure the real server; DATA=directory of Synthea bundles, SEARCHES=no
+bench: $(VENV)/.test ## Measure the real server; DATA=directory of Synthea bundles, SEARCHES=no PROGRAM=no
 	$(BIN)/python -m benchmarks.bench $(if $(DATA),--data $(DATA))
 	$(if $(filter no,$(SEARCHES)),,$(MAKE) bench-searches)
+	$(if $(filter no,$(PROGRAM)),,$(MAKE) bench-program)
 
 bench-searches: $(VENV)/.test ## Measure searches in 400,000 resources; KEEP=directory for the databases
 	$(BIN)/python -m benchmarks.searches $(if $(KEEP),--keep $(KEEP))
+
+bench-program: $(VENV)/.test ## Measure the calls of a program of six hundred patients; KEEP=directory
+	$(BIN)/python -m benchmarks.program $(if $(KEEP),--keep $(KEEP))
 
 clean: ## Remove the virtual environment and all caches, never a database
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
