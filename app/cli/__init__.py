@@ -5,7 +5,17 @@ from collections.abc import Callable, Mapping
 import typer
 
 from app import db
-from app.cli import auditing, clients, keys, loading, maintaining, serving, tokens, users
+from app.cli import (
+    auditing,
+    clients,
+    keys,
+    loading,
+    maintaining,
+    seeding,
+    serving,
+    tokens,
+    users,
+)
 from app.cli.terminal import err
 from app.logs import fault
 
@@ -19,6 +29,7 @@ for command in (
     serving.serve,
     serving.migrate,
     loading.load,
+    seeding.seed,
     maintaining.reindex,
     maintaining.fsck,
     maintaining.backup,
