@@ -40,9 +40,13 @@ def instant(text: str) -> datetime:
     """
     if len(text) < len("2026-03-02"):  # a year, or a year and a month
         text += "-01" * (2 - text.count("-"))
-    found = datetime.fromisoformat(LEAP.sub(r"\1:59", text))
-    if found.year not in YEARS:
-        found = EARLIEST if found.year < YEARS.start else LATEST
+    if ":60" in text:
+        text = LEAP.sub(r"\1:59", text)
+    found = datetime.fromisoformat(text)
+    if not YEARS.start <= found.year < YEARS.stop:
+        return EARLIEST if found.year < YEARS.start else LATEST
+    if found.tzinfo is UTC:  # as most are
+        return found
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
