@@ -227,6 +227,20 @@ async def test_what_followed_from_a_period_follows_it_when_that_is_corrected(
     assert reply.json()["length"]["value"] == minutes
 
 
+@pytest.mark.parametrize("status", ["entered-in-error", "in-progress", "cancelled"])
+async def test_a_visit_that_is_no_longer_finished_comes_back_as_it_was_read(
+    iop: Iop, status: str
+) -> None:
+    await opened(iop)
+    await iop.put(visit("14:50"))
+    read = await iop.read("Encounter/alone")
+
+    reply = await iop.client.put("/Encounter/alone", json={**read, "status": status})
+
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["extension"] == read["extension"]
+
+
 async def test_a_visit_that_was_credited_is_not_deleted_from_under_its_appointment(
     iop: Iop,
 ) -> None:

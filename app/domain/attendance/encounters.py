@@ -71,8 +71,7 @@ async def fill(
     is not as it has to be stays as it is, to be refused.
     """
     try:
-        own = await _own(vocabulary, resource, before, reader)
-        filled = await _filled(vocabulary, own, reader)
+        filled = await _filled(vocabulary, resource, before, reader)
         return resource if malformed(vocabulary, filled) else filled
     except (AttributeError, KeyError, TypeError, ValueError):
         return resource  # not even FHIR, which validation says better
@@ -109,10 +108,13 @@ def _attended(vocabulary: Vocabulary, encounter: Resource) -> dict[str, Any]:
     return next((parts(one) for one in vocabulary.all(encounter, ATTENDANCE)), {})
 
 
-async def _filled(vocabulary: Vocabulary, resource: Resource, reader: Reader) -> Resource:
+async def _filled(
+    vocabulary: Vocabulary, resource: Resource, before: Resource | None, reader: Reader
+) -> Resource:
     seen = visit(vocabulary, {"id": "", **resource})
     if seen is None or not _is_creditable(resource, seen):
         return resource
+    resource = await _own(vocabulary, resource, before, reader)
     said: Resource = next(iter(vocabulary.all(resource, ATTENDANCE)), {})
     known = parts(said)
     missing = [one for one in await _followed(vocabulary, seen, reader) if one[0] not in known]

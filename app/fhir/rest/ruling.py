@@ -51,8 +51,8 @@ async def filled(
 async def checked(server: Server, store: Store, places: Mapping[Identity, str]) -> Findings:
     """Return the warnings of the rules about what this transaction has written, by resource.
 
-    Raises what they find wrong: a 403 or 409 (REFUSED), else a 422. `places`
-    are those of what was written, in a Bundle.
+    Raises what they find wrong: a 403 or 409 (REFUSED), else a 422. `places` are those of what was
+    written, in a Bundle.
     """
     about = await _about(server, store)
     if not about:
