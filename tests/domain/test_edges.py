@@ -24,6 +24,7 @@ Resource = dict[str, Any]
 
 ENDS = ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2016-12-31T23:59:60Z"]
 DAY = "2026-03-03"
+DAY_END = f"{DAY}T23:00:00-08:00"
 
 
 async def opened(iop: Iop) -> None:
@@ -187,9 +188,11 @@ async def test_patients_may_cancel_an_appointment_of_theirs_but_credit_nothing(
     path = f"/Appointment/{booking['id']}"
 
     refused = await iop.client.put(path, json=credited, headers=token)
+    moved = await iop.client.put(path, json={**cancelled, "end": DAY_END}, headers=token)
     allowed = await iop.client.put(path, json=cancelled, headers=token)
 
     assert (refused.status_code, rule(refused)) == (403, "workforce-only")
+    assert (moved.status_code, rule(moved)) == (403, "workforce-only")
     assert allowed.status_code == 200
 
 
